@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From fields to the first matching rule.
+ *
+ * Each dimension of a packet (source, destination, destination port with protocol, source port) is looked
+ * up on its own and gives a class; a class has a vector with one bit a rule, set where the rule does not
+ * mind this dimension's value. The vectors' conjunction holds the rules that match, its lowest bit the first.
+ */
+#ifndef UNTRACKED_CLASSIFY_H
+#define UNTRACKED_CLASSIFY_H
+
+#include "maps.h"
+#include "parse.h"
+
+#define NO_RULE		0xffffffffU
+#define NO_PORTS	0x10000U
+
+static __always_inline __u32 load_u32(const void *image, __u64 offset)
+{
+	return *(const __u32 *)(image + offset);
+}
+
+static __always_inline __u64 load_u64(const void *image, __u64 offset)
+{
+	return *(const __u64 *)(image + offset);
+}
+
+/*
+ * The index of the last interval that starts at or below addr. The first one starts at 0. The comparison is
+ * arithmetic: with a branch the verifier would follow both sides of every step.
+ */
+static __always_inline __u64 search4(const void *image, const volatile struct intervals *t, __u32 addr)
+{
+	__u64 base = 0;
+	__u32 starts = t->starts;
+
+	/* The lengths depend on count alone, a constant to the verifier, so this is a straight line to it. */
+	for (__u32 length = t->count; length > 1;) {
+		__u32 half = length / 2;
+		__u64 start = load_u32(image, starts + (base + half) * 4);
+		__u64 above = opaque((__u64)addr - start) >> 63;
+
+		base += half & (above - 1);
+		length -= half;
+	}
+	return base;
+}
+
+static __always_inline __u64 search6(const void *image, const volatile struct intervals *t, __u64 hi, __u64 lo)
+{
+	__u64 base = 0;
+	__u32 starts = t->starts, lows = starts + t->count * 8;
+
+	for (__u32 length = t->count; length > 1;) {
+		__u32 half = length / 2;
+		__u64 start_hi = load_u64(image, starts + (base + half) * 8);
+		__u64 start_lo = load_u64(image, lows + (base + half) * 8);
+		/* Borrow of the 128-bit subtraction addr - start: 1 when start is above addr. */
+		__u64 d = opaque(lo - start_lo);
+		__u64 borrow = ((~lo & start_lo) | (~(lo ^ start_lo) & d)) >> 63;
+		__u64 e = opaque(hi - start_hi - borrow);
+		__u64 above = ((~hi & start_hi) | (~(hi ^ start_hi) & e)) >> 63;
+
+		base += half & (above - 1);
+		length -= half;
+	}
+	return base;
+}
+
+/* The vector of an interval's class; NULL, which the compiler of the tables never causes, ends the search. */
+static __always_inline const __u64 *interval_vector(const void *image, const volatile struct intervals *t,
+						    __u64 interval)
+{
+	__u32 class = load_u32(image, t->classes + interval * 4);
+
+	if (class >= t->nclasses)
+		return NULL;
+	return image + t->vectors + (__u64)class * layout.words * 8;
+}
+
+static __always_inline const __u64 *page_vector(const void *image, const volatile struct pages *t, __u32 key)
+{
+	__u32 page = *(const __u16 *)(image + t->index + (key >> 8) * 2);
+	__u64 first;
+	__u32 class;
+
+	if (page >= t->npages)
+		return NULL;
+	/* Opaque, so that the sum stays a sum: of an OR the verifier knows no tight bound. */
+	first = opaque((__u64)page * 256 * 2);
+	class = *(const __u16 *)(image + t->pages + first + (key & 255) * 2);
+	if (class >= t->nclasses)
+		return NULL;
+	return image + t->vectors + (__u64)class * layout.words * 8;
+}
+
+/* de Bruijn multiplication: BPF has no count-trailing-zeros. v is not 0. */
+static const __u8 lowest_bit[64] = {
+	0,  1,  48, 2,  57, 49, 28, 3,  61, 58, 50, 42, 38, 29, 17, 4,
+	62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+	63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+	46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9,  13, 8,  7,  6,
+};
+
+static __always_inline __u32 find_lowest_bit(__u64 v)
+{
+	return lowest_bit[((v & -v) * 0x03f79d71b4cb0a89ULL) >> 58];
+}
+
+/* The index of the first rule that matches p, or NO_RULE. */
+static __noinline __u32 classify(const void *image, const struct packet *p)
+{
+	const __u64 *src = NULL, *dst = NULL, *l4 = NULL, *sport = NULL;
+
+	if (!image || !p)
+		return NO_RULE;
+
+#define REQUIRE(vector) do { if (!(vector)) return NO_RULE; } while (0)
+	if (p->ipv4) {
+		if (layout.src4.count) {
+			src = interval_vector(image, &layout.src4, search4(image, &layout.src4, p->src_lo));
+			REQUIRE(src);
+		}
+		if (layout.dst4.count) {
+			dst = interval_vector(image, &layout.dst4, search4(image, &layout.dst4, p->dst_lo));
+			REQUIRE(dst);
+		}
+	} else {
+		if (layout.src6.count) {
+			src = interval_vector(image, &layout.src6,
+					      search6(image, &layout.src6, p->src_hi, p->src_lo));
+			REQUIRE(src);
+		}
+		if (layout.dst6.count) {
+			dst = interval_vector(image, &layout.dst6,
+					      search6(image, &layout.dst6, p->dst_hi, p->dst_lo));
+			REQUIRE(dst);
+		}
+	}
+	if (layout.l4.npages) {
+		__u32 slot = p->slot;
+
+		if (slot > SLOT_PROTOCOL)
+			return NO_RULE;
+		l4 = page_vector(image, &layout.l4, slot << 16 | p->value);
+		REQUIRE(l4);
+	}
+	if (layout.sport.npages) {
+		sport = page_vector(image, &layout.sport, slot_has_ports(p->slot) ? p->sport : NO_PORTS);
+		REQUIRE(sport);
+	}
+#undef REQUIRE
+
+	for (__u32 w = 0; w < layout.words; w++) {
+		__u64 match = ~0ULL;
+
+		if (src)
+			match &= src[w];
+		if (dst)
+			match &= dst[w];
+		if (l4)
+			match &= l4[w];
+		if (sport)
+			match &= sport[w];
+		if (match)
+			return w * 64 + find_lowest_bit(match);
+	}
+	return NO_RULE;
+}
+
+#endif

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps the programs read and write, and the constants they are specialised by.
+ *
+ * Every interface has its own programs: the constants below are fixed when a program is loaded, so the
+ * verifier removes the code of every dimension that the policy does not use.
+ */
+#ifndef UNTRACKED_MAPS_H
+#define UNTRACKED_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+/* A sorted list of interval starts, the class of each interval, and the rule vector of each class. */
+struct intervals {
+	__u32 count;	/* intervals; 0: no rule looks at this dimension */
+	__u32 starts;	/* byte offset of u32[count] (IPv4) or u64[2][count] (IPv6: high halves, low halves) */
+	__u32 classes;	/* byte offset of u32[count] */
+	__u32 nclasses;
+	__u32 vectors;	/* byte offset of u64[nclasses][words] */
+};
+
+/* A two-level table of 16-bit values: 256 values a page, equal pages stored once. */
+struct pages {
+	__u32 npages;	/* 0: no rule looks at this dimension */
+	__u32 index;	/* byte offset of u16[]: page of (slot, value / 256) */
+	__u32 pages;	/* byte offset of u16[npages][256]: class */
+	__u32 nclasses;
+	__u32 vectors;	/* byte offset of u64[nclasses][words] */
+};
+
+/* Where everything is in the image. pkg/compiler writes it; its Layout has the same shape. */
+struct table_layout {
+	__u32 rules;
+	__u32 words;	/* 64-bit words of a rule vector */
+	__u32 actions;	/* byte offset of u8[rules] */
+	struct intervals src4, dst4, src6, dst6;
+	struct pages l4;	/* slot << 16 | destination port, ICMP type and code, or protocol */
+	struct pages sport;	/* source port, or 65536 where there are no ports */
+};
+
+const volatile struct table_layout layout;
+
+/* The mark bit that tells netfilter's raw table of an untracked packet. */
+const volatile __u32 mark;
+
+/* The interface has no Ethernet header (tc only). */
+const volatile __u8 layer3;
+
+/* Return the whole decision instead of a verdict: for BPF_PROG_TEST_RUN on a private copy. */
+const volatile __u8 trace;
+
+/* One generation of lookup tables: a single value, its size set when the map is made. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, 8);
+	__uint(map_flags, BPF_F_RDONLY_PROG);
+	__uint(max_entries, 1);
+} tables SEC(".maps");
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Entries below COUNTER_RULES count packets that no rule decided, the others one rule each. */
+enum counter_index {
+	COUNTER_TRACKED,
+	COUNTER_FAILSAFE,	/* neighbour discovery */
+	COUNTER_MALFORMED,
+	COUNTER_FRAGMENT,
+	COUNTER_UNTRACKED,	/* the datapath leaves it 0: user space keeps what retired rules counted */
+	COUNTER_DENIED,		/* the same */
+	COUNTER_NO_METADATA,	/* the driver gave no room for the hand-over */
+	COUNTER_RULES = 8,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counter);
+	__uint(max_entries, COUNTER_RULES);
+} counters SEC(".maps");
+
+#endif

@@ -1,0 +1,99 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The programs of an interface: XDP, its twin for drivers with multi-buffer packets, the tc hand-over behind
+ * them, and the tc classifier for where XDP cannot be had.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "parse.h"
+#include "verdict.h"
+
+/* "untr": what the XDP program puts in front of an untracked packet for the hand-over program. */
+#define METADATA_MAGIC 0x756e7472U
+
+/* Linear bytes the tc classifier asks for: Ethernet, two tags, IPv6 with options, and a quoted packet. */
+#define TC_LINEAR_BYTES 256
+
+static __always_inline int xdp(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	void *ip = (void *)(long)ctx->data;
+	struct decision d;
+	__u32 *metadata;
+	__u16 type;
+	int action = XDP_PASS;
+
+	type = parse_ethernet(&ip, end);
+	d = decide(ip, end, type, false);
+	if (d.verdict == VERDICT_DENIED)
+		action = XDP_DROP;
+	if (d.verdict == VERDICT_UNTRACKED) {
+		if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*metadata))) {
+			count(COUNTER_NO_METADATA, 0);
+		} else {
+			metadata = (void *)(long)ctx->data_meta;
+			if ((void *)(metadata + 1) <= (void *)(long)ctx->data)
+				*metadata = METADATA_MAGIC;
+		}
+	}
+	return trace ? (int)encode(d) : action;
+}
+
+SEC("xdp")
+int untracked_xdp(struct xdp_md *ctx)
+{
+	return xdp(ctx);
+}
+
+SEC("xdp.frags")
+int untracked_xdpf(struct xdp_md *ctx)
+{
+	return xdp(ctx);
+}
+
+/* Turns the metadata of the XDP program into the mark. Everything else goes on as it is. */
+SEC("tc")
+int untracked_mark(struct __sk_buff *skb)
+{
+	__u32 *metadata = (void *)(long)skb->data_meta;
+
+	if ((void *)(metadata + 1) <= (void *)(long)skb->data && *metadata == METADATA_MAGIC)
+		skb->mark |= mark;
+	return TC_ACT_UNSPEC;
+}
+
+/* Classifies by itself. */
+SEC("tc")
+int untracked_tc(struct __sk_buff *skb)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *ip = (void *)(long)skb->data;
+	struct decision d;
+	__u16 type;
+	int action = TC_ACT_UNSPEC;
+
+	if (ip + TC_LINEAR_BYTES > end && skb->len > (__u64)(end - ip)) {
+		bpf_skb_pull_data(skb, skb->len < TC_LINEAR_BYTES ? skb->len : TC_LINEAR_BYTES);
+		end = (void *)(long)skb->data_end;
+		ip = (void *)(long)skb->data;
+	}
+	if (layer3)
+		type = bpf_ntohs(skb->protocol);
+	else
+		type = parse_ethernet(&ip, end);
+	d = decide(ip, end, type, skb->gso_segs);
+	if (d.verdict == VERDICT_DENIED)
+		action = TC_ACT_SHOT;
+	if (d.verdict == VERDICT_UNTRACKED)
+		skb->mark |= mark;
+	return trace ? (int)encode(d) : action;
+}
+
+/* bpf_xdp_adjust_meta() and bpf_skb_pull_data() are open to any licence; no GPL-only helper is used. */
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

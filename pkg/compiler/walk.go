@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compiler
+
+import (
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// Classify returns the index of the first rule that matches p by reading the image as the BPF programs do, or
+// policy.NoRule.
+func (im *Image) Classify(p *policy.Packet) int {
+	l := &im.Layout
+	if l.Rules == 0 {
+		return policy.NoRule
+	}
+	match := make([]uint64, l.Words)
+	for i := range match {
+		match[i] = ^uint64(0)
+	}
+	and := func(class, vectors uint32) {
+		for w := range match {
+			match[w] &= im.u64(vectors + class*l.Words*8 + uint32(w)*8)
+		}
+	}
+	byInterval := func(t *Intervals, after func(i uint32) bool) {
+		if t.Count == 0 {
+			return
+		}
+		base := uint32(0)
+		for length := t.Count; length > 1; {
+			half := length / 2
+			if !after(base + half) {
+				base += half
+			}
+			length -= half
+		}
+		and(im.u32(t.Classes+base*4), t.Vectors)
+	}
+	byPage := func(t *Pages, key uint32) {
+		if t.NPages == 0 {
+			return
+		}
+		page := uint32(im.u16(t.Index + key>>8*2))
+		and(uint32(im.u16(t.Pages+(page*pageSize+key&255)*2)), t.Vectors)
+	}
+
+	if p.Src.Is4() {
+		src, dst := netset.From4(p.Src), netset.From4(p.Dst)
+		byInterval(&l.Src4, func(i uint32) bool { return im.u32(l.Src4.Starts+i*4) > src })
+		byInterval(&l.Dst4, func(i uint32) bool { return im.u32(l.Dst4.Starts+i*4) > dst })
+	} else {
+		src, dst := netset.From6(p.Src), netset.From6(p.Dst)
+		byInterval(&l.Src6, func(i uint32) bool { return im.start6(&l.Src6, i).Compare(src) > 0 })
+		byInterval(&l.Dst6, func(i uint32) bool { return im.start6(&l.Dst6, i).Compare(dst) > 0 })
+	}
+	slot, value := l4Key(p)
+	byPage(&l.L4, slot<<16|value)
+	sport := uint32(noPorts)
+	if slot <= slotSCTP {
+		sport = uint32(p.SrcPort)
+	}
+	byPage(&l.Sport, sport)
+
+	for w, m := range match {
+		if m != 0 {
+			if rule := w*64 + bits.TrailingZeros64(m); rule < int(l.Rules) {
+				return rule
+			}
+		}
+	}
+	return policy.NoRule
+}
+
+func l4Key(p *policy.Packet) (slot, value uint32) {
+	if p.HasL4 {
+		switch p.Protocol {
+		case policy.TCP:
+			return slotTCP, uint32(p.DstPort)
+		case policy.UDP:
+			return slotUDP, uint32(p.DstPort)
+		case policy.UDPLite:
+			return slotUDPLite, uint32(p.DstPort)
+		case policy.SCTP:
+			return slotSCTP, uint32(p.DstPort)
+		case policy.ICMP:
+			return slotICMP, uint32(p.ICMPType)<<8 | uint32(p.ICMPCode)
+		case policy.ICMPv6:
+			return slotICMPv6, uint32(p.ICMPType)<<8 | uint32(p.ICMPCode)
+		}
+	}
+	return slotProtocol, uint32(p.Protocol)
+}
+
+func (im *Image) start6(t *Intervals, i uint32) netset.Addr6 {
+	return netset.Addr6{Hi: im.u64(t.Starts + i*8), Lo: im.u64(t.Starts + t.Count*8 + i*8)}
+}
+
+func (im *Image) u16(at uint32) uint16 { return binary.NativeEndian.Uint16(im.Bytes[at:]) }
+func (im *Image) u32(at uint32) uint32 { return binary.NativeEndian.Uint32(im.Bytes[at:]) }
+func (im *Image) u64(at uint32) uint64 { return binary.NativeEndian.Uint64(im.Bytes[at:]) }
