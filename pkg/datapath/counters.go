@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/untracked-cni/untracked/bpf"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// Entries of the counters map, as enum counter_index in bpf/maps.h.
+const (
+	counterTracked = iota
+	counterFailsafe
+	counterMalformed
+	counterFragment
+	counterUntracked
+	counterDenied
+	counterNoMetadata
+	counterRules = 8
+)
+
+// Counter is a number of packets and of their bytes, IP header included.
+type Counter struct{ Packets, Bytes uint64 }
+
+func (c *Counter) add(o Counter) {
+	c.Packets += o.Packets
+	c.Bytes += o.Bytes
+}
+
+// ledgerEntry says whose counter the same entry of the counters map is, and what it had counted before this
+// generation. Only user space writes it. Together with the pinned counters map it makes a generation's counts
+// complete in themselves: no file has to agree with them.
+type ledgerEntry struct {
+	ID      uint64 // policy.IDs, or 0 below counterRules
+	Action  uint64 // policy.Action, or 0
+	Packets uint64
+	Bytes   uint64
+}
+
+// NewCounters creates the counters of a generation: a per-CPU map that the programs write and a ledger that
+// names its entries. The caller closes both.
+func NewCounters(rules []policy.Rule) (counters, ledger *ebpf.Map, err error) {
+	n := uint32(counterRules + len(rules))
+	counters, err = newMap(&ebpf.MapSpec{
+		Name: "untracked_cnt", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: n,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	ledger, err = newMap(&ebpf.MapSpec{
+		Name: "untracked_ledg", Type: ebpf.Array, KeySize: 4, ValueSize: 32, MaxEntries: n,
+	})
+	if err != nil {
+		counters.Close()
+		return nil, nil, err
+	}
+	entries := make([]ledgerEntry, n)
+	for i, id := range policy.IDs(rules) {
+		entries[counterRules+i] = ledgerEntry{ID: id, Action: uint64(rules[i].Action)}
+	}
+	if err := writeLedger(ledger, entries); err != nil {
+		counters.Close()
+		ledger.Close()
+		return nil, nil, err
+	}
+	return counters, ledger, nil
+}
+
+func writeLedger(ledger *ebpf.Map, entries []ledgerEntry) error {
+	for i := range entries {
+		if entries[i] == (ledgerEntry{}) {
+			continue
+		}
+		if err := ledger.Put(uint32(i), entries[i]); err != nil {
+			return fmt.Errorf("write the ledger: %w", err)
+		}
+	}
+	return nil
+}
+
+// readTotals returns the ledger and, for each entry, all that was ever counted for it.
+func readTotals(counters, ledger *ebpf.Map) ([]ledgerEntry, []Counter, error) {
+	n := int(counters.MaxEntries())
+	entries, totals := make([]ledgerEntry, n), make([]Counter, n)
+	var perCPU []bpf.UntrackedCounter
+	for i := range n {
+		key := uint32(i)
+		if err := ledger.Lookup(key, &entries[i]); err != nil {
+			return nil, nil, fmt.Errorf("read the ledger: %w", err)
+		}
+		if err := counters.Lookup(key, &perCPU); err != nil {
+			return nil, nil, fmt.Errorf("read counters: %w", err)
+		}
+		totals[i] = Counter{entries[i].Packets, entries[i].Bytes}
+		for _, c := range perCPU {
+			totals[i].add(Counter{c.Packets, c.Bytes})
+		}
+	}
+	return entries, totals, nil
+}
+
+// carry sets what a generation's ledger remembers to all that the generation before it counted: rule by rule
+// where the rule is still there, into the sum of its action where it is not. It sets and never adds, so that
+// doing it twice, after a crash, is doing it once.
+func carry(oldCounters, oldLedger, newLedger *ebpf.Map) error {
+	was, totals, err := readTotals(oldCounters, oldLedger)
+	if err != nil {
+		return err
+	}
+	n := int(newLedger.MaxEntries())
+	now := make([]ledgerEntry, n)
+	place := make(map[uint64]int, n)
+	for i := range now {
+		if err := newLedger.Lookup(uint32(i), &now[i]); err != nil {
+			return fmt.Errorf("read the ledger: %w", err)
+		}
+		now[i].Packets, now[i].Bytes = 0, 0
+		if now[i].ID != 0 {
+			place[now[i].ID] = i
+		}
+	}
+	retired := map[policy.Action]int{
+		policy.Allow: counterUntracked, policy.Deny: counterDenied, policy.Failsafe: counterFailsafe,
+	}
+	for i, e := range was {
+		to := i
+		if e.ID != 0 {
+			kept, ok := place[e.ID]
+			if !ok {
+				kept = retired[policy.Action(e.Action)]
+			}
+			to = kept
+		}
+		now[to].Packets += totals[i].Packets
+		now[to].Bytes += totals[i].Bytes
+	}
+	return writeLedger(newLedger, now)
+}
+
+// Counts is what one interface's programs have counted on arrival, policy changes included.
+type Counts struct {
+	Untracked, Denied, Tracked, Failsafe, Malformed, Fragment Counter
+	// NoMetadata counts untracked packets that could not be handed over to tc, because the driver gives XDP no
+	// room for metadata: they stayed tracked.
+	NoMetadata uint64
+	// Rules has one entry for each ingress rule, in order.
+	Rules []Counter
+}
+
+func newCounts(entries []ledgerEntry, totals []Counter) Counts {
+	c := Counts{
+		Tracked: totals[counterTracked], Failsafe: totals[counterFailsafe], Malformed: totals[counterMalformed],
+		Fragment: totals[counterFragment], Untracked: totals[counterUntracked], Denied: totals[counterDenied],
+		NoMetadata: totals[counterNoMetadata].Packets,
+		Rules:      totals[counterRules:],
+	}
+	for i, e := range entries {
+		switch policy.Action(e.Action) {
+		case policy.Allow:
+			c.Untracked.add(totals[i])
+		case policy.Deny:
+			c.Denied.add(totals[i])
+		case policy.Failsafe:
+			c.Failsafe.add(totals[i])
+		}
+	}
+	return c
+}

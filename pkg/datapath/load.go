@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package datapath puts compiled rules into the kernel: it loads the programs, pins their maps and links
+// below one directory of a BPF file system, attaches them to interfaces, swaps generations and reads counters.
+//
+// What it does not do: decide. Which interfaces get which rules in which mode is planned in package node; what
+// the rules mean is package policy's business; the table inet untracked is package nft's.
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/bpf"
+	"github.com/untracked-cni/untracked/pkg/compiler"
+)
+
+// Kind is one of the programs in bpf/untracked.bpf.c.
+type Kind string
+
+const (
+	// XDP classifies in the driver. Requires at least Linux 5.9.
+	XDP Kind = "untracked_xdp"
+	// XDPFrags is the same for drivers that hand over packets in several buffers, as they do with an MTU above
+	// about 3500 bytes. Requires at least Linux 5.18.
+	XDPFrags Kind = "untracked_xdpf"
+	// Mark turns XDP's metadata into the mark, in tc.
+	Mark Kind = "untracked_mark"
+	// TC classifies in tc, without XDP.
+	TC Kind = "untracked_tc"
+)
+
+func (k Kind) usesTables() bool { return k != Mark }
+
+// ProgramOptions says how a program is specialised.
+type ProgramOptions struct {
+	// MarkBit is the bit that tells the raw table of an untracked packet.
+	MarkBit uint32
+	// Layer3 is for interfaces without an Ethernet header (TC only).
+	Layer3 bool
+	// Trace makes the program return its whole decision, see DecodeTrace. Such a program is for
+	// BPF_PROG_TEST_RUN and must never be attached.
+	Trace bool
+	// Layout describes the image in Tables.
+	Layout compiler.Layout
+	// Tables and Counters are the maps the program uses; Mark needs neither.
+	Tables, Counters *ebpf.Map
+}
+
+// LoadProgram verifies one program and loads it into the kernel. The caller closes it.
+func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
+	spec, err := bpf.LoadUntracked()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded programs: %w", err)
+	}
+	for name := range spec.Programs {
+		if name != string(kind) {
+			delete(spec.Programs, name)
+		}
+	}
+	set := func(variable string, value any) {
+		if err == nil {
+			err = spec.Variables[variable].Set(value)
+		}
+	}
+	set("mark", o.MarkBit)
+	set("layer3", boolByte(o.Layer3))
+	set("trace", boolByte(o.Trace))
+	set("layout", o.Layout)
+	if err != nil {
+		return nil, fmt.Errorf("specialise program %s: %w", kind, err)
+	}
+	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
+	if kind.usesTables() {
+		spec.Maps["tables"].ValueSize = o.Tables.ValueSize()
+		spec.Maps["counters"].MaxEntries = o.Counters.MaxEntries()
+		options.MapReplacements["tables"] = o.Tables
+		options.MapReplacements["counters"] = o.Counters
+	} else {
+		delete(spec.Maps, "tables")
+		delete(spec.Maps, "counters")
+	}
+	var coll *ebpf.Collection
+	err = withMemlock(func() (err error) {
+		coll, err = ebpf.NewCollectionWithOptions(spec, options)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load program %s: %w", kind, err)
+	}
+	defer coll.Close()
+	return coll.DetachProgram(string(kind)), nil
+}
+
+// NewTables creates the map of a generation's lookup tables and fills it. The caller closes it.
+func NewTables(im *compiler.Image) (*ebpf.Map, error) {
+	spec := &ebpf.MapSpec{
+		Name: "untracked_tabl", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(im.Bytes)), MaxEntries: 1,
+		Flags: unix.BPF_F_RDONLY_PROG,
+	}
+	m, err := newMap(spec)
+	if err != nil {
+		if errors.Is(err, unix.E2BIG) {
+			return nil, fmt.Errorf("create map of %d bytes: this kernel takes at most 4 MiB a value; use a newer kernel or a smaller policy: %w", len(im.Bytes), err)
+		}
+		return nil, err
+	}
+	if err := m.Put(uint32(0), im.Bytes); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("fill the lookup tables: %w", err)
+	}
+	return m, nil
+}
+
+func newMap(spec *ebpf.MapSpec) (m *ebpf.Map, err error) {
+	err = withMemlock(func() (err error) {
+		m, err = ebpf.NewMap(spec)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create map %s: %w", spec.Name, err)
+	}
+	return m, nil
+}
+
+// withMemlock calls create and, where it is not permitted, once more with the limit on locked memory lifted:
+// before Linux 5.11 that limit holds for BPF objects. (cilium/ebpf's rlimit package would do it, but probes at
+// the start of every process that imports it.)
+func withMemlock(create func() error) error {
+	err := create()
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited) != nil {
+		return fmt.Errorf("%w (CAP_BPF and CAP_NET_ADMIN, or root, are needed; before Linux 5.11 also a higher RLIMIT_MEMLOCK)", err)
+	}
+	return create()
+}
+
+func boolByte(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// PossibleCPUs is how many values a per-CPU map has.
+func PossibleCPUs() (int, error) {
+	n, err := ebpf.PossibleCPU()
+	if err != nil {
+		return 0, fmt.Errorf("count possible cpus: %w", err)
+	}
+	return n, nil
+}
+
+// errDefunct says that what a pin holds is attached to nothing any more.
+var errDefunct = fmt.Errorf("no longer attached: %w", os.ErrNotExist)
