@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostif
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// socketTimeout bounds the wait for each netlink answer, so that a stuck kernel cannot hold up a pod.
+const socketTimeout = 5 * time.Second
+
+// Resolve returns the interfaces that the selectors choose, sorted by name, each once. What is absent is
+// simply not in the result; see [Missing]. The error is about asking the kernel, and then nothing is known:
+// a caller must not take an interface for gone.
+//
+// It asks for as little as the selectors need. Names and default routes cost one small request an interface
+// and one filtered dump a family; only globs list all interfaces and only networks list all addresses.
+// Those two lists alone can be incomplete without an error: if each of five readings was interrupted by a
+// change, netlinksafe logs that and returns what the last one had.
+func Resolve(selectors []Selector) ([]Interface, error) {
+	if len(selectors) == 0 {
+		return nil, nil
+	}
+	h, err := netlinksafe.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
+	}
+	defer h.Close()
+	if err := h.SetSocketTimeout(socketTimeout); err != nil {
+		return nil, fmt.Errorf("set timeout of rtnetlink socket: %w", err)
+	}
+	r := resolver{handle: h, byIndex: make(map[int]netlink.Link), chosen: make(map[int]*Interface)}
+	for _, s := range selectors {
+		if err := r.resolve(s); err != nil {
+			return nil, err
+		}
+	}
+	return r.result()
+}
+
+// resolver remembers what it asked, so that no selector asks again.
+type resolver struct {
+	handle  netlinksafe.Handle
+	byIndex map[int]netlink.Link // a nil value is an interface known to be gone
+	// all is true once byIndex holds every interface.
+	all           bool
+	addrs         []netlink.Addr
+	defaultRoutes []int
+	asked         struct{ addrs, routes bool }
+	chosen        map[int]*Interface
+}
+
+func (r *resolver) resolve(s Selector) error {
+	switch s.Kind {
+	case ByName:
+		return r.resolveName(s)
+	case ByGlob:
+		return r.resolveGlob(s)
+	case ByNet:
+		return r.resolveNet(s)
+	case ByDefaultRoute:
+		return r.resolveDefaultRoute(s)
+	}
+	return fmt.Errorf("interface selector of unknown kind %q", s.Kind)
+}
+
+func (r *resolver) resolveName(s Selector) error {
+	link, err := r.handle.LinkByName(s.Pattern)
+	switch {
+	case isNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look up interface %s: %w", s.Pattern, err)
+	}
+	r.byIndex[link.Attrs().Index] = link
+	r.choose(link, s)
+	return nil
+}
+
+func (r *resolver) resolveGlob(s Selector) error {
+	if !r.all {
+		links, err := r.handle.LinkList()
+		if err != nil {
+			return fmt.Errorf("list interfaces: %w", err)
+		}
+		for _, link := range links {
+			r.byIndex[link.Attrs().Index] = link
+		}
+		r.all = true
+	}
+	for _, link := range r.byIndex {
+		if link == nil || isLoopback(link) {
+			continue
+		}
+		matched, err := path.Match(s.Pattern, link.Attrs().Name)
+		if err != nil {
+			return fmt.Errorf("interface glob %q: %w", s.Pattern, err)
+		}
+		if matched {
+			r.choose(link, s)
+		}
+	}
+	return nil
+}
+
+func (r *resolver) resolveNet(s Selector) error {
+	if !r.asked.addrs {
+		addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("list addresses: %w", err)
+		}
+		r.addrs, r.asked.addrs = addrs, true
+	}
+	for i := range r.addrs {
+		a, ok := localAddr(&r.addrs[i])
+		if !ok || !s.Net.Contains(a) {
+			continue
+		}
+		if err := r.chooseIndex(r.addrs[i].LinkIndex, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *resolver) resolveDefaultRoute(s Selector) error {
+	if !r.asked.routes {
+		indexes, err := defaultRouteIndexes()
+		if err != nil {
+			return err
+		}
+		r.defaultRoutes, r.asked.routes = indexes, true
+	}
+	for _, index := range r.defaultRoutes {
+		if err := r.chooseIndex(index, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chooseIndex is choose for all but loopback and what vanished since the index was read.
+func (r *resolver) chooseIndex(index int, s Selector) error {
+	link, err := r.link(index)
+	if err != nil {
+		return err
+	}
+	if link != nil && !isLoopback(link) {
+		r.choose(link, s)
+	}
+	return nil
+}
+
+// link returns nil for an interface that is gone.
+func (r *resolver) link(index int) (netlink.Link, error) {
+	link, known := r.byIndex[index]
+	if known {
+		return link, nil
+	}
+	link, err := r.handle.LinkByIndex(index)
+	if err != nil && !isNotFound(err) {
+		return nil, fmt.Errorf("look up interface of index %d: %w", index, err)
+	}
+	if err != nil {
+		link = nil
+	}
+	r.byIndex[index] = link
+	return link, nil
+}
+
+func (r *resolver) choose(link netlink.Link, s Selector) {
+	index := link.Attrs().Index
+	i, ok := r.chosen[index]
+	if !ok {
+		i = newInterface(link.Attrs())
+		r.chosen[index] = i
+	}
+	if !slices.Contains(i.SelectedBy, s) {
+		i.SelectedBy = append(i.SelectedBy, s)
+	}
+}
+
+func (r *resolver) result() ([]Interface, error) {
+	out := make([]Interface, 0, len(r.chosen))
+	for _, i := range r.chosen {
+		if i.Master.Index != 0 {
+			master, err := r.link(i.Master.Index)
+			if err != nil {
+				return nil, err
+			}
+			if master != nil {
+				i.Master.Name = master.Attrs().Name
+			}
+		}
+		out = append(out, *i)
+	}
+	slices.SortFunc(out, func(a, b Interface) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Index, b.Index))
+	})
+	return out, nil
+}
+
+func newInterface(a *netlink.LinkAttrs) *Interface {
+	return &Interface{
+		Name:   a.Name,
+		Index:  a.Index,
+		MTU:    a.MTU,
+		Layer3: a.EncapType != "ether" && a.EncapType != "loopback",
+		Up:     a.Flags&net.FlagUp != 0,
+		XDP:    newXDPState(a.Xdp),
+		Master: Master{Index: a.MasterIndex},
+	}
+}
+
+func newXDPState(x *netlink.LinkXdp) XDPState {
+	if x == nil || !x.Attached {
+		return XDPState{}
+	}
+	state := XDPState{Attached: true, ProgID: x.ProgId}
+	switch x.AttachMode {
+	case nl.XDP_ATTACHED_DRV:
+		state.Mode = XDPNative
+	case nl.XDP_ATTACHED_SKB:
+		state.Mode = XDPGeneric
+	case nl.XDP_ATTACHED_HW:
+		state.Mode = XDPOffload
+	default:
+		state.Mode = XDPMulti
+	}
+	return state
+}
+
+func isLoopback(link netlink.Link) bool { return link.Attrs().Flags&net.FlagLoopback != 0 }
+
+func isNotFound(err error) bool {
+	var notFound netlink.LinkNotFoundError
+	return errors.As(err, &notFound)
+}
+
+// localAddr is the interface's own address; of a point-to-point address the near end.
+func localAddr(a *netlink.Addr) (netip.Addr, bool) {
+	if a.IPNet == nil {
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(a.IP)
+	return addr.Unmap(), ok
+}
