@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newRemove(version string) *cobra.Command {
+	var where places
+	cmd := &cobra.Command{
+		Use:   "remove",
+		Short: "Take everything off this node again",
+		Long: `Detaches all programs, removes all pins, deletes table inet untracked and the records. Traffic is tracked from
+then on as if untracked had never been there. Take the entry out of the conf list first: the next pod that starts
+would put everything back.
+
+Removing where there is nothing is no error.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			found, err := where.node(version, cmd.ErrOrStderr()).Remove(cmd.Context())
+			if err != nil {
+				return failed(err)
+			}
+			if found {
+				fmt.Fprintln(cmd.OutOrStdout(), "removed: no program, link, pin, table or record of untracked is left")
+			} else {
+				fmt.Fprintln(cmd.OutOrStdout(), "nothing to remove")
+			}
+			return nil
+		},
+	}
+	where.register(cmd)
+	return cmd
+}

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// Pins is our directory in a BPF file system:
+//
+//	untracked/
+//	    tables-7                 the lookup tables of generation 7
+//	    interfaces/2/            one directory for each interface index
+//	        counters-7, ledger-7   what its programs count, and whose counts they are
+//	        xdp, tc                links: while they are pinned, the programs stay attached
+//
+// Names have no dots, which bpffs forbids, and no interface names, which may have any character. Everything is
+// complete before the link that makes it effective is updated, so a caller killed at any point leaves either
+// the old generation in force or the new one, and names from which the next call sees what is left to do.
+type Pins struct{ dir string }
+
+// PinsAt returns the pins below the BPF file system mounted at bpffs. It touches nothing.
+func PinsAt(bpffs string) *Pins { return &Pins{filepath.Join(bpffs, "untracked")} }
+
+// Dir is the directory all pins are in.
+func (p *Pins) Dir() string { return p.dir }
+
+// Create makes the directory, for root's eyes only.
+func (p *Pins) Create() error {
+	for _, dir := range []string{p.dir, p.interfaces()} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("create pin directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *Pins) interfaces() string       { return filepath.Join(p.dir, "interfaces") }
+func (p *Pins) of(ifindex int) string    { return filepath.Join(p.interfaces(), strconv.Itoa(ifindex)) }
+func (p *Pins) tables(gen uint64) string { return generationPath(p.dir, "tables", gen) }
+
+func generationPath(dir, what string, gen uint64) string {
+	return filepath.Join(dir, what+"-"+strconv.FormatUint(gen, 10))
+}
+
+// Interfaces lists the interface indexes that have pins, in order.
+func (p *Pins) Interfaces() ([]int, error) {
+	entries, err := os.ReadDir(p.interfaces())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	var out []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// LastGeneration is the highest generation that any pin is of, 0 if there is none.
+func (p *Pins) LastGeneration() (uint64, error) {
+	last := uint64(0)
+	gens, err := generations(p.dir, "tables")
+	if err != nil {
+		return 0, err
+	}
+	indexes, err := p.Interfaces()
+	if err != nil {
+		return 0, err
+	}
+	for _, i := range indexes {
+		more, err := generations(p.of(i), "counters")
+		if err != nil {
+			return 0, err
+		}
+		gens = append(gens, more...)
+	}
+	for _, g := range gens {
+		last = max(last, g)
+	}
+	return last, nil
+}
+
+// generations lists the numbers N of the pins what-N in dir, ascending.
+func generations(dir, what string) ([]uint64, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	var out []uint64
+	for _, e := range entries {
+		if number, ok := strings.CutPrefix(e.Name(), what+"-"); ok {
+			if g, err := strconv.ParseUint(number, 10, 64); err == nil {
+				out = append(out, g)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// pinMap pins m at path, replacing what an earlier call that was killed may have left there.
+func pinMap(m *ebpf.Map, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove stale pin: %w", err)
+	}
+	if err := m.Pin(path); err != nil {
+		return fmt.Errorf("pin %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// Prune removes the tables of all generations but tables, and for each interface the counters of all but the
+// one in keep, where 0 keeps them all. Interfaces that are not in keep lose their programs.
+func (p *Pins) Prune(tables uint64, keep map[int]uint64) error {
+	var errs []error
+	pinned, err := p.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, i := range pinned {
+		gen, ok := keep[i]
+		switch {
+		case !ok:
+			errs = append(errs, p.removeInterface(i))
+		case gen != 0:
+			for _, what := range []string{"counters", "ledger"} {
+				errs = append(errs, removeGenerations(p.of(i), what, gen))
+			}
+		}
+	}
+	errs = append(errs, removeGenerations(p.dir, "tables", tables))
+	return errors.Join(errs...)
+}
+
+func removeGenerations(dir, what string, keep uint64) error {
+	gens, err := generations(dir, what)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, g := range gens {
+		if g != keep {
+			errs = append(errs, os.Remove(generationPath(dir, what, g)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeInterface detaches our programs from an interface, alive or gone, and removes its pins.
+func (p *Pins) removeInterface(ifindex int) error {
+	if err := p.detach(ifindex, xdpPin); err != nil {
+		return err
+	}
+	if err := p.detachTC(ifindex); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(p.of(ifindex)); err != nil {
+		return fmt.Errorf("remove pins of interface %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// Remove detaches everything and removes the directory. Removing nothing is no error.
+func (p *Pins) Remove() error {
+	indexes, err := p.Interfaces()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range indexes {
+		errs = append(errs, p.removeInterface(i))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(p.dir); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}
+
+// loadMap opens a pinned map for reading.
+func loadMap(path string) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("open pinned %s: %w", filepath.Base(path), err)
+	}
+	return m, nil
+}
+
+// Counts reads what an interface has counted up to now. It returns an error wrapping fs.ErrNotExist if the
+// interface has no counters.
+func (p *Pins) Counts(ifindex int) (Counts, error) {
+	dir := p.of(ifindex)
+	gens, err := generations(dir, "counters")
+	if err != nil {
+		return Counts{}, err
+	}
+	if len(gens) == 0 {
+		return Counts{}, fmt.Errorf("counters of interface %d: %w", ifindex, fs.ErrNotExist)
+	}
+	counters, ledger, err := p.openCounters(dir, gens[len(gens)-1])
+	if err != nil {
+		return Counts{}, err
+	}
+	defer counters.Close()
+	defer ledger.Close()
+	entries, totals, err := readTotals(counters, ledger)
+	if err != nil {
+		return Counts{}, err
+	}
+	return newCounts(entries, totals), nil
+}
+
+// LacksMetadata reports whether an interface's driver has refused to carry the verdict from XDP to tc.
+func (p *Pins) LacksMetadata(ifindex int, gen uint64) (bool, error) {
+	m, err := loadMap(generationPath(p.of(ifindex), "counters", gen))
+	if err != nil {
+		return false, err
+	}
+	defer m.Close()
+	var perCPU []Counter
+	if err := m.Lookup(uint32(counterNoMetadata), &perCPU); err != nil {
+		return false, fmt.Errorf("read counters: %w", err)
+	}
+	return slices.ContainsFunc(perCPU, func(c Counter) bool { return c.Packets > 0 }), nil
+}
+
+func (p *Pins) openCounters(dir string, gen uint64) (counters, ledger *ebpf.Map, err error) {
+	if counters, err = loadMap(generationPath(dir, "counters", gen)); err != nil {
+		return nil, nil, err
+	}
+	// The ledger is written by carry, so it is opened for both.
+	ledger, err = ebpf.LoadPinnedMap(generationPath(dir, "ledger", gen), nil)
+	if err != nil {
+		counters.Close()
+		return nil, nil, fmt.Errorf("open pinned ledger: %w", err)
+	}
+	return counters, ledger, nil
+}
+
+// Carry completes an interface's counters after a swap: generation by generation, each takes over what the one
+// before it had counted. It may be repeated, and picks up where a killed caller stopped.
+func (p *Pins) Carry(ifindex int) error {
+	dir := p.of(ifindex)
+	gens, err := generations(dir, "counters")
+	if err != nil {
+		return err
+	}
+	for i := 1; i < len(gens); i++ {
+		if err := p.carryOne(dir, gens[i-1], gens[i]); err != nil {
+			return fmt.Errorf("carry counters of interface %d from generation %d to %d: %w", ifindex, gens[i-1], gens[i], err)
+		}
+	}
+	return nil
+}
+
+func (p *Pins) carryOne(dir string, from, to uint64) error {
+	oldCounters, oldLedger, err := p.openCounters(dir, from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a caller was killed between the two pins: nothing was ever counted
+	}
+	if err != nil {
+		return err
+	}
+	defer oldCounters.Close()
+	defer oldLedger.Close()
+	newCounters, newLedger, err := p.openCounters(dir, to)
+	if err != nil {
+		return err
+	}
+	defer newCounters.Close()
+	defer newLedger.Close()
+	return carry(oldCounters, oldLedger, newLedger)
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/untracked-cni/untracked/pkg/config"
+	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/nft"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// apply carries a plan out, under the lock, and returns the new record. Each step may be repeated; the record,
+// which says that all are done, is the last.
+//
+// Arriving packets change over before leaving ones: the reply to an untracked packet that is still tracked for
+// a moment is harmless, a tracked connection whose replies conntrack never sees is not.
+func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
+	r := newRecord(n.Version, c, p, old)
+	fail := func(code, remedy string, err error) {
+		n.Log.Error("apply", "problem", code, "error", err)
+		r.Problems = append(r.Problems, Problem{Code: code, Message: err.Error(), Remedy: remedy, Broken: true})
+	}
+	pins := n.pins()
+
+	n.progress("file system")
+	err := datapath.EnsureBPFFS(n.BPFFS)
+	if err == nil {
+		err = pins.Create()
+	}
+	if err != nil {
+		fail(ProblemBPFFS, "mount the BPF file system, or name another mount with "+config.Prefix+"bpffs", err)
+		return n.record(r, p)
+	}
+
+	n.progress("tables of generation %d", p.Generation)
+	generation, err := pins.NewGeneration(p.Generation, p.Rules.Ingress, p.Image, c.Mark)
+	if err != nil {
+		fail(ProblemNotAttached, "see the message; the policy in force stays in force", err)
+		return n.record(keepOld(r, old), p)
+	}
+	defer generation.Close()
+
+	keep := map[int]uint64{} // interface index → the generation whose counters are in use; 0: all
+	for _, planned := range p.Interfaces {
+		n.progress("programs of %s", planned.Name)
+		i := InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint, ForeignXDP: planned.Foreign}
+		attached, refused, err := generation.Install(planned.Target(), planned.Modes)
+		if err != nil {
+			fail(ProblemNotAttached, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %w", planned.Name, err))
+			keep[i.Index] = 0
+		} else {
+			for _, e := range refused {
+				r.Problems = append(r.Problems, Problem{
+					Code:    ProblemXDPRefused,
+					Message: fmt.Sprintf("%s: no %s XDP, so the %s program classifies: %v", planned.Name, planned.Modes[0], attached.Mode, e),
+					Remedy:  remedyFor(planned, e),
+				})
+			}
+			i.Attached = attached
+			keep[i.Index] = p.Generation
+		}
+		r.Interfaces = append(r.Interfaces, i)
+	}
+
+	n.progress("table inet %s", nft.TableName)
+	table := r.table(c.Mark, p.Rules.Egress)
+	if err := table.Apply(); err != nil {
+		fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet)", err)
+	} else {
+		r.Table = table.Digest()
+	}
+
+	n.progress("counters")
+	for index, gen := range keep {
+		if gen != 0 {
+			if err := pins.Carry(index); err != nil {
+				n.Log.Warn("counters start anew", "error", err)
+			}
+		}
+	}
+
+	n.progress("conntrack")
+	if evicted, err := evict(p.Rules); err != nil {
+		r.Problems = append(r.Problems, Problem{
+			Code:    ProblemConntrack,
+			Message: fmt.Sprintf("evict conntrack entries of flows that are now untracked: %v", err),
+			Remedy:  "they expire by themselves; the kernel module nf_conntrack_netlink lets them be deleted at once",
+		})
+	} else {
+		n.Log.Info("evicted conntrack entries", "entries", evicted)
+	}
+
+	n.progress("clean")
+	if err := pins.Prune(p.Generation, keep); err != nil {
+		n.Log.Warn("pins of an earlier generation stay", "error", err)
+	}
+	return n.record(r, p)
+}
+
+// record commits: the rules first, so that a record never stands without them.
+func (n *Node) record(r *Record, p *Plan) (*Record, error) {
+	n.progress("record")
+	r.Broken = anyBroken(r.Problems)
+	if err := writeFile(n.RunDir, rulesFile, newRuleRecords(r, p.Rules)); err != nil {
+		return nil, err
+	}
+	if err := writeFile(n.RunDir, recordFile, r); err != nil {
+		return nil, err
+	}
+	n.progress("done")
+	return r, nil
+}
+
+func newRecord(version string, c *config.Config, p *Plan, old *Record) *Record {
+	r := &Record{
+		Version: version, Applied: time.Now().UTC(), Config: configHash(c), Policy: p.Policy,
+		Generation: p.Generation, Network: c.Network, Networks: map[string]string{},
+		Annotations: c.Annotations, Files: p.Files, Rules: len(p.Rules.Ingress) + len(p.Rules.Egress),
+		Problems: slices.Clone(p.Problems),
+	}
+	if old != nil {
+		maps.Copy(r.Networks, old.Networks)
+	}
+	r.Networks[c.Network] = r.Config
+	return r
+}
+
+// keepOld is the record of an apply that got nowhere: what was in force is, and what is wrong is known.
+func keepOld(failed, old *Record) *Record {
+	if old == nil {
+		return failed
+	}
+	kept := *old
+	kept.Problems = failed.Problems
+	return &kept
+}
+
+// table is the way out for every interface whose way in is installed: half a flow must not be untracked.
+func (r *Record) table(mark uint32, egress []policy.Rule) *nft.Table {
+	t := &nft.Table{Mark: mark}
+	for _, i := range r.Interfaces {
+		if i.installed() {
+			t.Endpoints = append(t.Endpoints, nft.Endpoint{Interface: i.Name, Rules: egress})
+		}
+	}
+	return t
+}
+
+// remedyFor knows what commonly stands in the way of a driver's XDP.
+func remedyFor(i PlannedInterface, err error) string {
+	switch {
+	case errors.Is(err, datapath.ErrForeignXDP):
+		return "remove the other program, then run `untracked apply`"
+	case i.MTU > 3498:
+		return fmt.Sprintf("the MTU of %d may be more than driver %q takes with XDP: try `ip link set %s mtu 3498`, then `untracked apply`", i.MTU, i.Driver, i.Name)
+	case i.Driver == "virtio_net" || i.Driver == "gve" || i.Driver == "ena":
+		return fmt.Sprintf("driver %q needs spare queues and no receive offloads for XDP: see `ethtool -l %s` and `ethtool -k %s`, then run `untracked apply`", i.Driver, i.Name, i.Name)
+	}
+	return "see the kernel's message in `dmesg`; set " + config.Prefix + "mode to tc to do without XDP"
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/untracked-cni/untracked/pkg/config"
+	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/hostif"
+	"github.com/untracked-cni/untracked/pkg/nft"
+)
+
+// drift says in words where the node does not match the config, by reading only; it says nothing on a node
+// that needs nothing done. It is on the path of every pod start.
+func (n *Node) drift(c *config.Config, r *Record) []string {
+	if r == nil {
+		return []string{"no policy has been applied"}
+	}
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	hash := configHash(c)
+	switch {
+	case r.Version != n.Version:
+		add("applied by version %s, this is %s", r.Version, n.Version)
+	case r.Config != hash:
+		add("the annotations changed")
+	case r.Networks[c.Network] != hash:
+		add("network %s has not been seen with this policy", c.Network)
+	case r.Broken:
+		add("the last apply met problems")
+	}
+	for _, f := range r.Files {
+		if now, err := stampOf(f.Path); err != nil || now != f {
+			add("%s changed", f.Path)
+		}
+	}
+	return append(out, n.datapathDrift(c, r)...)
+}
+
+// datapathDrift is the part of drift that does not depend on what the annotations say, only on what was done.
+func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	found, err := hostif.Resolve(c.Interfaces)
+	if err != nil {
+		add("%v", err)
+		return out
+	}
+	now := make(map[string]hostif.Interface, len(found))
+	for _, f := range found {
+		now[f.Name] = f
+	}
+	pins := n.pins()
+	for _, was := range r.Interfaces {
+		is, ok := now[was.Name]
+		delete(now, was.Name)
+		switch {
+		case !ok:
+			add("interface %s is gone or no longer selected", was.Name)
+			continue
+		case is.Index != was.Index:
+			add("interface %s was re-created", was.Name)
+			continue
+		case !was.installed():
+			continue
+		}
+		if err := pins.Verify(was.Index, was.Attached); err != nil {
+			add("interface %s lost its program: %v", was.Name, err)
+			continue
+		}
+		if was.ForeignXDP != 0 && is.XDP.ProgID != was.ForeignXDP {
+			add("interface %s: the other XDP program is gone", was.Name)
+		}
+		if was.Attached.Mode != datapath.Classifier && c.Mode == config.ModeAuto {
+			if lacks, err := pins.LacksMetadata(was.Index, r.Generation); err != nil {
+				add("interface %s lost its counters: %v", was.Name, err)
+			} else if lacks {
+				add("interface %s: the driver carries no metadata from XDP to tc", was.Name)
+			}
+		}
+	}
+	for name := range now {
+		add("interface %s is new", name)
+	}
+	if r.Table != "" {
+		switch digest, err := nft.InForce(); {
+		case errors.Is(err, nft.ErrNoTable):
+			add("table inet %s is missing", nft.TableName)
+		case err != nil:
+			add("%v", err)
+		case digest != r.Table:
+			add("table inet %s was changed", nft.TableName)
+		}
+	}
+	return out
+}
+
+// config is the one that was applied.
+func (r *Record) config() (*config.Config, error) {
+	entry, err := json.Marshal(map[string]any{"name": r.Network, "type": config.PluginType, "annotations": r.Annotations})
+	if err != nil {
+		return nil, err
+	}
+	c, err := config.Parse(entry)
+	if err != nil {
+		return nil, fmt.Errorf("the record's annotations: %w", err)
+	}
+	return c, nil
+}
+
+// problems are those the record tells of: what apply met, and networks at odds.
+func (r *Record) problems() []Problem {
+	out := slices.Clone(r.Problems)
+	var odd []string
+	for network, hash := range r.Networks {
+		if hash != r.Config {
+			odd = append(odd, network)
+		}
+	}
+	slices.Sort(odd)
+	if len(odd) > 0 {
+		out = append(out, Problem{
+			Code:    ProblemConflict,
+			Message: fmt.Sprintf("networks %s and %s carry different policies; that of %s is in force, as its caller was the last", r.Network, strings.Join(odd, ", "), r.Network),
+			Remedy:  "give the entries of all conf lists the same annotations, then run `untracked apply`",
+		})
+	}
+	return out
+}

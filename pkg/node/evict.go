@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/hostif"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// evict deletes the conntrack entries of flows that the rules now leave untracked, and returns how many there
+// were. Otherwise they would stay until they time out, for days with TCP, and fill the table as before.
+func evict(rules policy.Rules) (int, error) {
+	addresses, err := hostif.LocalAddrs()
+	if err != nil {
+		return 0, err
+	}
+	m := flowMatcher{rules: rules, local: make(map[netip.Addr]bool, len(addresses))}
+	for _, a := range addresses {
+		m.local[a] = true
+	}
+	total := 0
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, m)
+		total += int(n)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue // entries that went away by themselves meanwhile
+		}
+		if err != nil {
+			return total, fmt.Errorf("delete conntrack entries: %w", err)
+		}
+	}
+	return total, nil
+}
+
+// flowMatcher finds the entries of flows between this host and others that neither direction tracks any more.
+type flowMatcher struct {
+	rules policy.Rules
+	local map[netip.Addr]bool
+}
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (m flowMatcher) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	src, ok1 := netip.AddrFromSlice(f.Forward.SrcIP)
+	dst, ok2 := netip.AddrFromSlice(f.Forward.DstIP)
+	if !ok1 || !ok2 || !policy.HasPorts(f.Forward.Protocol) {
+		return false
+	}
+	// A translated flow needs its entry: an untracked packet is never translated.
+	if !f.Forward.SrcIP.Equal(f.Reverse.DstIP) || !f.Forward.DstIP.Equal(f.Reverse.SrcIP) ||
+		f.Forward.SrcPort != f.Reverse.DstPort || f.Forward.DstPort != f.Reverse.SrcPort {
+		return false
+	}
+	p := policy.Packet{
+		Src: src.Unmap(), Dst: dst.Unmap(), Protocol: f.Forward.Protocol,
+		HasL4: true, SrcPort: f.Forward.SrcPort, DstPort: f.Forward.DstPort,
+	}
+	from, to := m.local[p.Src], m.local[p.Dst]
+	switch {
+	case from == to: // forwarded, or within the host
+		return false
+	case to:
+		return policy.Evaluate(m.rules.Ingress, &p).Verdict == policy.Untracked
+	}
+	return policy.Evaluate(m.rules.Egress, &p).Verdict == policy.Untracked
+}

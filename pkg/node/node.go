@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package node makes a node match its policy: it resolves what the config asks for, plans, applies, records,
+// and can tell, by reading only, whether anything has changed since.
+//
+//	config ── Expand ──► rules ─┐
+//	hostif ── Resolve ─► interfaces ─┼─ MakePlan (pure) ──► Plan ── apply ──► programs, table, record
+//	record, pins ── observe ─► what is there ─┘
+//
+// Apply is idempotent and its record comes last: a caller killed at any point leaves a record that does not fit,
+// and the next call does it all again.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/untracked-cni/untracked/pkg/config"
+	"github.com/untracked-cni/untracked/pkg/datapath"
+)
+
+// Node is the node as one caller sees it: its network namespace, its BPF file system, its run directory.
+type Node struct {
+	// Version is the plugin's.
+	Version string
+	BPFFS   string
+	RunDir  string
+	Log     *slog.Logger
+	// Progress is called before each step of apply with its name. (optional)
+	Progress func(step string)
+}
+
+// lockTimeout bounds how long a caller waits for others. Applying a policy takes well under a second; a runtime
+// gives a plugin minutes.
+const lockTimeout = 30 * time.Second
+
+func (n *Node) pins() *datapath.Pins { return datapath.PinsAt(n.BPFFS) }
+
+func (n *Node) progress(format string, args ...any) {
+	step := fmt.Sprintf(format, args...)
+	n.Log.Debug("apply", "step", step)
+	if n.Progress != nil {
+		n.Progress(step)
+	}
+}
+
+// Result is what Ensure found or did.
+type Result struct {
+	// Changed is false where the node matched the policy already, and nothing was written.
+	Changed bool
+	// Reasons say what did not match.
+	Reasons  []string
+	Record   *Record
+	Problems []Problem
+}
+
+// Broken reports whether some part of the policy is not in force.
+func (r *Result) Broken() bool { return anyBroken(r.Problems) }
+
+// Ensure makes the node match the config. On a node that does it only reads, without the lock.
+//
+// An error is about the config (a *config.Error), the lock (ErrLocked) or the run directory; what is wrong with
+// the datapath is in the result's problems, and leaves in force whatever was.
+func (n *Node) Ensure(ctx context.Context, c *config.Config) (*Result, error) {
+	record, err := readRecord(n.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	if reasons := n.drift(c, record); len(reasons) == 0 {
+		return &Result{Record: record, Problems: record.problems()}, nil
+	}
+	return n.Apply(ctx, c, false)
+}
+
+// Apply is Ensure under the lock. With force it applies even where nothing seems to have changed, and makes the
+// config's network the only one that the record knows: an operator has spoken.
+func (n *Node) Apply(ctx context.Context, c *config.Config, force bool) (*Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	unlock, err := lock(ctx, n.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	record, err := readRecord(n.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	reasons := n.drift(c, record)
+	if len(reasons) == 0 && !force {
+		return &Result{Record: record, Problems: record.problems()}, nil
+	}
+	if len(reasons) == 0 {
+		reasons = []string{"asked for"}
+	}
+	if force && record != nil {
+		record.Networks = nil
+	}
+	plan, err := n.plan(c, record)
+	if err != nil {
+		return nil, err
+	}
+	n.Log.Info("applying policy", "network", c.Network, "generation", plan.Generation, "reasons", reasons)
+	record, err = n.apply(c, plan, record)
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Changed: true, Reasons: reasons, Record: record, Problems: record.problems()}, nil
+}
+
+// Check returns what is not as the policy wants it, by reading only. A datapath that could not be set up is no
+// drift unless the config says required; nor is another network's policy, applied after this one.
+func (n *Node) Check(c *config.Config) ([]string, error) {
+	record, err := readRecord(n.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	if record == nil {
+		return []string{"no policy has been applied"}, nil
+	}
+	hash := configHash(c)
+	if record.Config != hash && record.Networks[c.Network] == hash {
+		n.Log.Warn("another network's policy is in force", "network", record.Network)
+		if c, err = record.config(); err != nil {
+			return []string{err.Error()}, nil
+		}
+		c.Required = false
+	}
+	if !c.Required {
+		record.Broken = false
+	}
+	return n.drift(c, record), nil
+}
+
+// Ready returns an error if an Apply of this config would leave the node without its policy, as far as can be
+// told by reading.
+func (n *Node) Ready(c *config.Config) error {
+	record, err := readRecord(n.RunDir)
+	if err != nil {
+		return err
+	}
+	if record == nil || !record.Broken {
+		return nil
+	}
+	for _, p := range record.Problems {
+		if p.Code == ProblemBPFFS && datapath.IsBPFFS(n.BPFFS) {
+			return nil // mended since: the next ADD will tell
+		}
+	}
+	return fmt.Errorf("%s; then run `untracked apply`", record.problems()[0])
+}
+
+// Remove takes everything off the node: programs, links, pins, table, records. It reports whether there was
+// anything. Removing nothing is no error.
+func (n *Node) Remove(ctx context.Context) (bool, error) {
+	found := n.present()
+	if _, err := os.Stat(filepath.Join(n.RunDir, lockFile)); errors.Is(err, fs.ErrNotExist) && !found {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	unlock, err := lock(ctx, n.RunDir)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	return found, n.remove()
+}

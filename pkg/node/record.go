@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/untracked-cni/untracked/pkg/datapath"
+)
+
+// Record is what the last complete apply did: by it, the next call can tell whether anything changed without
+// compiling a policy or reading a list. It lives in the run directory, a tmpfs, and so dies with the programs.
+type Record struct {
+	// Version is the plugin's: another version applies anew.
+	Version string    `json:"version"`
+	Applied time.Time `json:"applied"`
+	// Config identifies the policy annotations, Policy the rules they gave.
+	Config     string `json:"config"`
+	Policy     string `json:"policy"`
+	Generation uint64 `json:"generation"`
+	// Network is the last caller's, whose policy is in force; Networks has the Config of every network seen.
+	Network     string            `json:"network"`
+	Networks    map[string]string `json:"networks"`
+	Annotations map[string]string `json:"annotations"`
+	// Files are those the policy was read from.
+	Files      []FileStamp       `json:"files,omitempty"`
+	Interfaces []InterfaceRecord `json:"interfaces"`
+	// Table is the digest of table inet untracked.
+	Table string `json:"table"`
+	Rules int    `json:"rules"`
+	// Problems are those that apply met; Broken if one of them is.
+	Problems []Problem `json:"problems,omitempty"`
+	Broken   bool      `json:"broken,omitempty"`
+}
+
+// InterfaceRecord is an interface that the policy covers.
+type InterfaceRecord struct {
+	Name         string `json:"name"`
+	Index        int    `json:"ifindex"`
+	HostEndpoint string `json:"hostEndpoint"`
+	// Attached is zero where the datapath could not be set up.
+	Attached datapath.Attached `json:"attached"`
+	// ForeignXDP is the ID of somebody else's program on the XDP hook, 0 if there is none.
+	ForeignXDP uint32 `json:"foreignXDP,omitempty"`
+}
+
+func (i *InterfaceRecord) installed() bool { return i.Attached.Mode != "" }
+
+// FileStamp tells by stat alone whether a file is still the one that was read.
+type FileStamp struct {
+	Path     string `json:"path"`
+	Size     int64  `json:"size"`
+	Modified int64  `json:"modified"` // nanoseconds
+	Changed  int64  `json:"changed"`  // nanoseconds; moves also when a file is replaced by an older one
+	Inode    uint64 `json:"inode"`
+}
+
+func stampOf(path string) (FileStamp, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return FileStamp{}, err
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return FileStamp{path, st.Size, st.Mtim.Nano(), st.Ctim.Nano(), st.Ino}, nil
+}
+
+const (
+	recordFile = "record.json"
+	rulesFile  = "rules.json"
+)
+
+// readRecord returns nil without an error where nothing was ever applied. A record that cannot be understood is
+// as good as none.
+func readRecord(runDir string) (*Record, error) {
+	data, err := os.ReadFile(filepath.Join(runDir, recordFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read record: %w", err)
+	}
+	r := &Record{}
+	if json.Unmarshal(data, r) != nil {
+		return nil, nil
+	}
+	return r, nil
+}
+
+// writeFile replaces a file of the run directory in one step.
+func writeFile(runDir, name string, content any) error {
+	data, err := json.Marshal(content)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	// Only the holder of the lock writes, so the temporary name needs no randomness: a killed caller's is reused.
+	tmp := filepath.Join(runDir, name+".tmp")
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := os.Rename(tmp, filepath.Join(runDir, name)); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/untracked-cni/untracked/pkg/nft"
+)
+
+// present reports whether there is anything of ours on the node.
+func (n *Node) present() bool {
+	for _, path := range []string{n.pins().Dir(), filepath.Join(n.RunDir, recordFile)} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	_, err := nft.InForce()
+	return !errors.Is(err, nft.ErrNoTable)
+}
+
+// remove goes the other way round than apply: the record first, so that a killed remove is seen as nothing
+// applied, and programs before the table, so that no flow loses only its way out.
+func (n *Node) remove() error {
+	if err := n.removeFiles(recordFile); err != nil {
+		return err
+	}
+	err := n.pins().Remove()
+	if tableErr := nft.Remove(); tableErr != nil && !errors.Is(tableErr, nft.ErrNotSupported) {
+		err = errors.Join(err, tableErr)
+	}
+	if err != nil {
+		return err
+	}
+	// The lock goes last; who waits for it finds that out and starts over. The directory may be somebody else's
+	// too, so it goes only if nothing is left in it.
+	if err := n.removeFiles(rulesFile, recordFile+".tmp", rulesFile+".tmp", lockFile); err != nil {
+		return err
+	}
+	_ = os.Remove(n.RunDir)
+	return nil
+}
+
+func (n *Node) removeFiles(names ...string) error {
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(n.RunDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove record: %w", err)
+		}
+	}
+	return nil
+}
