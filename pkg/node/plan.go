@@ -157,7 +157,7 @@ func (p *Plan) Steps() []string {
 		out = append(out, fmt.Sprintf("detach from ifindex %d", index))
 	}
 	return append(out,
-		fmt.Sprintf("write table inet %s: %d egress rules for each of %d interfaces", nft.TableName, len(p.Rules.Egress), len(p.Interfaces)),
+		fmt.Sprintf("write table inet %s: %d egress rules an interface, on %d", nft.TableName, len(p.Rules.Egress), len(p.Interfaces)),
 		"evict the conntrack entries of flows that become untracked")
 }
 

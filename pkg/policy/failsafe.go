@@ -5,6 +5,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -89,33 +90,57 @@ func parseFailsafe(item string) (FailsafePort, error) {
 // FailsafeRules expands the two lists into the rules that stand first in each direction. Arriving: to an
 // inbound port, or from an outbound one (the reply to a connection of ours); leaving: the other way round.
 // Without the second half, one leg of a failsafe flow could be tracked and the other not.
+//
+// Ports of one list with the same protocol and network share a rule, in the order of the first: every packet
+// that leaves the host is asked them one by one.
 func FailsafeRules(inbound, outbound []FailsafePort) Rules {
 	var r Rules
-	for i, f := range inbound {
+	for i, f := range groupFailsafes(inbound) {
 		arriving := f.rule(FailsafeInbound, i)
 		arriving.Source.Nets = f.peer()
-		arriving.Destination.Ports = []PortRange{{f.Port, f.Port}}
+		arriving.Destination.Ports = f.ports
 		r.Ingress = append(r.Ingress, arriving)
 		r.Egress = append(r.Egress, arriving.mirror())
 	}
-	for i, f := range outbound {
+	for i, f := range groupFailsafes(outbound) {
 		leaving := f.rule(FailsafeOutbound, i)
 		leaving.Destination.Nets = f.peer()
-		leaving.Destination.Ports = []PortRange{{f.Port, f.Port}}
+		leaving.Destination.Ports = f.ports
 		r.Egress = append(r.Egress, leaving)
 		r.Ingress = append(r.Ingress, leaving.mirror())
 	}
 	return r
 }
 
-func (f *FailsafePort) rule(policy string, index int) Rule {
-	protocol := f.Protocol
-	return Rule{Policy: policy, Index: index, Action: Failsafe, Protocol: &protocol}
+type failsafeGroup struct {
+	protocol uint8
+	net      netip.Prefix
+	ports    []PortRange
 }
 
-func (f *FailsafePort) peer() *netset.Set {
-	if !f.Net.IsValid() {
+func groupFailsafes(list []FailsafePort) []failsafeGroup {
+	var groups []failsafeGroup
+	for _, f := range list {
+		i := slices.IndexFunc(groups, func(g failsafeGroup) bool { return g.protocol == f.Protocol && g.net == f.Net })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, failsafeGroup{protocol: f.Protocol, net: f.Net})
+		}
+		groups[i].ports = append(groups[i].ports, PortRange{f.Port, f.Port})
+	}
+	for i := range groups {
+		groups[i].ports = NormalizePorts(groups[i].ports)
+	}
+	return groups
+}
+
+func (g *failsafeGroup) rule(policy string, index int) Rule {
+	return Rule{Policy: policy, Index: index, Action: Failsafe, Protocol: &g.protocol}
+}
+
+func (g *failsafeGroup) peer() *netset.Set {
+	if !g.net.IsValid() {
 		return nil
 	}
-	return netset.Of(f.Net)
+	return netset.Of(g.net)
 }
