@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Apply makes the kernel's table the desired one, in one atomic batch: no packet meets half a table or none.
+// It may find no table, an older one, or one that others have changed in any way. The counters of rules that
+// stay keep their values. When it fails, nothing has changed.
+//
+// Returns ErrNotSupported if the kernel has no nf_tables. Needs CAP_NET_ADMIN and Linux 5.4 or later.
+func (t *Table) Apply() error {
+	if err := t.apply(); err != nil {
+		return fmt.Errorf("write table inet %s: %w", TableName, err)
+	}
+	return nil
+}
+
+func (t *Table) apply() error {
+	if err := t.validate(); err != nil {
+		return err
+	}
+	rs := t.ruleset()
+	s, err := dial()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+
+	// The second attempt is for a table that changed between reading and writing. The third is for one that
+	// cannot be transformed step by step, such as one with objects of kinds that are not known here.
+	var first error
+	for _, write := range []func(*batch, *found) error{rs.transform, rs.transform, rs.replace} {
+		before, err := s.find()
+		if err != nil {
+			return err
+		}
+		var b batch
+		if err := write(&b, before); err != nil {
+			return err
+		}
+		err = s.commit(&b)
+		if err == nil {
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
+		if errors.Is(err, unix.EPERM) || errors.Is(err, ErrNotSupported) || errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+	}
+	if errors.Is(first, unix.ENOENT) {
+		return fmt.Errorf("%w (does the kernel have nft_fib_inet, nft_ct and nft_objref?)", first)
+	}
+	return first
+}
+
+// found is what there is before a change.
+type found struct {
+	exists  bool
+	chains  []chain
+	sets    []string
+	objects []object
+}
+
+func (s *socket) find() (*found, error) {
+	_, err := s.table()
+	if errors.Is(err, ErrNoTable) {
+		return &found{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := &found{exists: true}
+	if f.chains, err = s.chains(); err != nil {
+		return nil, fmt.Errorf("read chains: %w", err)
+	}
+	if f.sets, err = s.sets(); err != nil {
+		return nil, fmt.Errorf("read sets: %w", err)
+	}
+	if f.objects, err = s.objects(); err != nil {
+		return nil, fmt.Errorf("read objects: %w", err)
+	}
+	return f, nil
+}
+
+// transform keeps the table, its chains and its counters, and writes all rules and sets anew.
+func (rs *ruleset) transform(b *batch, before *found) error {
+	b.addTable()
+	if before.exists {
+		// What refers to others goes first: rules to sets, objects and chains; maps to objects and chains.
+		b.flushRules()
+		for _, name := range before.sets {
+			b.deleteSet(name)
+		}
+		for _, c := range before.chains {
+			if !rs.keeps(c) {
+				b.deleteChain(c.name)
+			}
+		}
+		keep := make(map[string]bool, len(rs.counters))
+		for _, name := range rs.counters {
+			keep[name] = true
+		}
+		for _, o := range before.objects {
+			if o.typ != objCounter || !keep[o.name] {
+				b.deleteObject(o.name, o.typ)
+			}
+		}
+	}
+	return rs.write(b, nil)
+}
+
+// keeps reports whether a chain can stay. A base chain's hook cannot be changed, its policy can.
+func (rs *ruleset) keeps(c chain) bool {
+	if c.typ == "" {
+		return slices.Contains(rs.chains, c.name)
+	}
+	return c.typ == chainType && slices.ContainsFunc(baseChains, func(want baseChain) bool {
+		want.policy = c.policy
+		return c.baseChain == want
+	})
+}
+
+// replace writes a new table in the place of the old one, and gives its counters the values that the old ones
+// had when they were read.
+func (rs *ruleset) replace(b *batch, before *found) error {
+	if before.exists {
+		b.deleteTable()
+	}
+	b.addTable()
+	values := map[string]Counter{}
+	for _, o := range before.objects {
+		if o.typ == objCounter {
+			values[o.name] = o.value
+		}
+	}
+	return rs.write(b, values)
+}
+
+func (rs *ruleset) write(b *batch, values map[string]Counter) error {
+	for _, c := range baseChains {
+		b.addBaseChain(c)
+	}
+	for _, name := range rs.chains {
+		b.addChain(name)
+	}
+	for _, name := range rs.counters {
+		b.addCounter(name, values[name])
+	}
+	numbers := map[*set]uint32{}
+	for _, s := range rs.sets {
+		numbers[s], _ = b.addSet(s)
+	}
+	for i := range rs.rules {
+		if err := b.addRule(&rs.rules[i], numbers); err != nil {
+			return fmt.Errorf("rule %q: %w", rs.rules[i].comment, err)
+		}
+	}
+	return nil
+}

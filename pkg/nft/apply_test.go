@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// udpTo is a rule for UDP to a port.
+func udpTo(port uint16, action policy.Action) policy.Rule {
+	return policy.Rule{
+		Policy: "udp", Index: int(port), Action: action, Protocol: ptr(uint8(policy.UDP)),
+		Destination: policy.Entity{Ports: []policy.PortRange{portRange(port, port)}},
+	}
+}
+
+// everyKind has a rule with each of the ways to write one.
+func everyKind() []policy.Rule {
+	icmp := policy.ICMPMatch{Type: 8, Code: ptr(uint8(3))}
+	rules := []policy.Rule{
+		udpTo(67, policy.Failsafe),
+		{Action: policy.Deny, Destination: policy.Entity{Nets: many(30), NetsName: "file /etc/deny.txt"}},
+		{Action: policy.Deny, Source: policy.Entity{NotNets: many(30)}, Protocol: ptr(uint8(47))},
+		{Action: policy.Allow, Source: policy.Entity{Nets: nets("10.0.0.0/8", "2001:db8::/32")}},
+		{Action: policy.Allow, Source: policy.Entity{Nets: nets("10.0.0.1/32", "2001:db8::1/128")}},
+		{Action: policy.Allow, Source: policy.Entity{Nets: nets("10.0.0.1/32", "10.0.0.2/31", "::1/128", "::2/127")}},
+		{Action: policy.Allow, Source: policy.Entity{NotNets: nets("10.0.0.0/8", "11.0.0.0/16", "10.0.0.1/32", "2001::/32", "2003::/128")}},
+		{Action: policy.Allow, IPVersion: 6, NotProtocol: ptr(uint8(6))},
+		{Action: policy.Allow, Source: policy.Entity{Ports: []policy.PortRange{portRange(1, 2), portRange(9, 65535)}}},
+		{Action: policy.Allow, Destination: policy.Entity{Ports: []policy.PortRange{portRange(1, 1), portRange(9, 9)}}},
+		{Action: policy.Allow, Destination: policy.Entity{NotPorts: []policy.PortRange{portRange(5, 6)}}},
+		{Action: policy.Allow, Destination: policy.Entity{NotPorts: []policy.PortRange{}}},
+		{Action: policy.Allow, ICMP: &icmp},
+		{Action: policy.Allow, NotICMP: &icmp},
+		{Action: policy.Allow, Protocol: ptr(uint8(policy.SCTP))},
+		{Action: policy.Allow},
+	}
+	for i := range rules {
+		rules[i].Tier, rules[i].Policy, rules[i].Index = "default", "every-kind", i
+	}
+	return rules
+}
+
+func TestApply(t *testing.T) {
+	enterNetns(t)
+	if _, err := InForce(); !errors.Is(err, ErrNoTable) || !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("without a table: %v, want %v", err, ErrNoTable)
+	}
+	must(t, Remove())
+	if got := counters(t); len(got) > 0 {
+		t.Errorf("without a table: counters %v", got)
+	}
+	tables := []*Table{
+		{Mark: 0x1000},
+		{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", nil}}},
+		{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", everyKind()}, {"we!rd\"x*\xff", everyKind()}}},
+		{Mark: 0x80000000, Endpoints: []Endpoint{{"eth0", everyKind()[3:]}}},
+		{Mark: 0x1000},
+	}
+	for _, table := range tables {
+		for range 2 {
+			must(t, table.Apply())
+			inForce(t, table)
+			all, err := Counters()
+			must(t, err)
+			want := 0
+			for _, e := range table.Endpoints {
+				for _, id := range policy.IDs(e.Rules) {
+					if _, ok := all[CounterKey{e.Interface, id}]; !ok {
+						t.Errorf("no counter for %s %x", e.Interface, id)
+					}
+					want++
+				}
+			}
+			if len(all) != want {
+				t.Errorf("%d counters, want %d", len(all), want)
+			}
+		}
+	}
+	must(t, Remove())
+	must(t, Remove())
+	if _, err := InForce(); !errors.Is(err, ErrNoTable) {
+		t.Fatalf("after Remove: %v, want %v", err, ErrNoTable)
+	}
+}
+
+// TestSockets: no call leaves a file descriptor behind.
+func TestSockets(t *testing.T) {
+	enterNetns(t)
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{"eth0", everyKind()}}}
+	sockets := func() int {
+		n := 0
+		entries, err := os.ReadDir("/proc/thread-self/fd")
+		must(t, err)
+		for _, e := range entries {
+			if to, _ := os.Readlink("/proc/thread-self/fd/" + e.Name()); strings.HasPrefix(to, "socket:") {
+				n++
+			}
+		}
+		return n
+	}
+	use := func() {
+		must(t, table.Apply())
+		_, err := InForce()
+		must(t, err)
+		counters(t)
+		must(t, Remove())
+		_, err = InForce()
+		if !errors.Is(err, ErrNoTable) {
+			t.Fatal(err)
+		}
+	}
+	use()
+	before := sockets()
+	for range 5 {
+		use()
+	}
+	if after := sockets(); after != before {
+		t.Errorf("%d sockets, %d before", after, before)
+	}
+}
+
+// TestListing: nft can print what is written. It can also read what it prints: an administrator who saves the
+// whole ruleset and loads it on the next boot must not find that it fails because of us.
+func TestListing(t *testing.T) {
+	enterNetns(t)
+	rules := everyKind()
+	for i := range uint16(20) { // enough rules with the same small sets for these to get names
+		r := udpTo(i, policy.Allow)
+		r.Source = policy.Entity{Nets: nets("10.0.0.0/8", "12.0.0.0/8", "2001:db8::/32", "2001:db9::/32")}
+		rules = append(rules, r)
+	}
+	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", rules}, {"a+b", rules}}}
+	must(t, table.Apply())
+	list := command(t, "", "nft", "-a", "list", "table", "inet", TableName)
+	for _, want := range []string{
+		`meta mark & 0x00001000 != 0x00001000 accept`,
+		`fib daddr type local notrack`,
+		`oifname "eth0" goto out-eth0`,
+		`oifname "a+b" goto out-a/2bb`,
+		`ip6 hoplimit 255 icmpv6 type`,
+		`ip daddr @net4-1 counter name "out-eth0-`,
+		`ip6 daddr @net6-2 counter name "out-eth0-`,
+		`udp dport 67 counter name`,
+		`ip saddr 10.0.0.1-10.0.0.3 `,
+		`comment "default/every-kind[3]"`,
+		`comment "file /etc/deny.txt"`,
+		`icmp type echo-request icmp code `,
+	} {
+		if !strings.Contains(list, want) {
+			t.Errorf("the listing lacks %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(list)
+	}
+	var parsed any
+	if err := json.Unmarshal([]byte(command(t, "", "nft", "-j", "list", "ruleset")), &parsed); err != nil {
+		t.Errorf("JSON listing: %v", err)
+	}
+
+	list = command(t, "", "nft", "list", "ruleset")
+	must(t, Remove())
+	command(t, list, "nft", "-f", "-")
+	if diff := cmp.Diff(list, command(t, "", "nft", "list", "ruleset")); diff != "" {
+		t.Errorf("listing after it was loaded (-want +got):\n%s", diff)
+	}
+	must(t, table.Apply())
+	inForce(t, table)
+}
+
+// TestCounters: a counter lives as long as a rule of its identity.
+func TestCounters(t *testing.T) {
+	enterNetns(t)
+	addDummy(t, "d0")
+	raw := openRaw(t)
+	send := func(port uint16) { raw.send(t, udpPacket("10.0.0.1", "10.0.0.2", 1, port)) }
+	apply := func(rules ...policy.Rule) {
+		t.Helper()
+		table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}, {"other", rules}}}
+		must(t, table.Apply())
+		inForce(t, table)
+	}
+	expect := func(what string, want map[uint16]uint64) {
+		t.Helper()
+		got := map[uint16]uint64{}
+		for k, c := range counters(t) {
+			if k.Interface != "d0" || c.Bytes != 28*c.Packets {
+				t.Errorf("%s: %+v %+v", what, k, c)
+			}
+			for port := range want {
+				if policy.IDs([]policy.Rule{udpTo(port, policy.Allow)})[0] == k.RuleID {
+					got[port] = c.Packets
+				}
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("%s: packets by port (-want +got):\n%s", what, diff)
+		}
+	}
+	a, b, c := udpTo(1, policy.Allow), udpTo(2, policy.Allow), udpTo(3, policy.Allow)
+	apply(a, b)
+	send(1)
+	send(1)
+	send(2)
+	expect("first", map[uint16]uint64{1: 2, 2: 1})
+	b.Policy, b.Tier, b.Index = "renamed", "tier", 7
+	apply(c, b, a)
+	send(1)
+	send(3)
+	expect("in another order and with another rule", map[uint16]uint64{1: 3, 2: 1, 3: 1})
+	apply(a)
+	expect("two rules gone", map[uint16]uint64{1: 3})
+	apply(a, b)
+	expect("one rule back", map[uint16]uint64{1: 3})
+}
+
+// TestNoPacketMissed: while the policy is rewritten all the time, each packet still meets exactly one rule.
+func TestNoPacketMissed(t *testing.T) {
+	enterNetns(t)
+	addDummy(t, "d0")
+	raw := openRaw(t)
+	rules := []policy.Rule{
+		{Action: policy.Deny, Destination: policy.Entity{Nets: many(200)}},
+		udpTo(1, policy.Allow),
+		{Action: policy.Deny},
+	}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}}}
+	must(t, table.Apply())
+	var sent uint64
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p := udpPacket("192.0.2.1", "203.0.113.1", 1, 1)
+		for !stop.Load() {
+			if err := unix.Sendto(raw.v4, p, 0, &unix.SockaddrInet4{Addr: [4]byte{198, 51, 100, 1}}); err != nil {
+				t.Errorf("send: %v", err)
+				return
+			}
+			sent++
+		}
+	}()
+	for i := range 60 {
+		table.Endpoints[0].Rules = rules
+		if i%2 == 0 {
+			table.Endpoints[0].Rules = rules[1:]
+		}
+		if err := table.Apply(); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	stop.Store(true)
+	<-done
+	want := map[CounterKey]Counter{{"d0", policy.IDs(rules)[1]}: {sent, 28 * sent}}
+	if diff := cmp.Diff(want, counters(t)); diff != "" || sent == 0 {
+		t.Errorf("%d packets (-want +got):\n%s", sent, diff)
+	}
+}
+
+// TestDamage: whatever was done to the table, Apply mends it and counters go on.
+func TestDamage(t *testing.T) {
+	enterNetns(t)
+	addDummy(t, "d0")
+	raw := openRaw(t)
+	rules := append([]policy.Rule{udpTo(1, policy.Allow)}, everyKind()...)
+	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{"d0", rules}}}
+	const silent = "no harm, and not seen"
+	// Not every kernel has flow tables.
+	flowTables := exec.Command("nft", "-f", "-")
+	flowTables.Stdin = strings.NewReader("table inet t { flowtable f { hook ingress priority 0; devices = { lo }; }; }; delete table inet t")
+	hasFlowTables := flowTables.Run() == nil
+	for _, tt := range []struct{ name, script, silent string }{
+		{name: "flushed table", script: "flush table inet untracked"},
+		{name: "flushed chain", script: "flush chain inet untracked out-d0"},
+		{name: "flushed output", script: "flush chain inet untracked output"},
+		{name: "deleted output", script: "flush chain inet untracked output; delete chain inet untracked output"},
+		{name: "rule added", script: "add rule inet untracked out-d0 udp dport 9 drop"},
+		{name: "rule inserted", script: "insert rule inet untracked prerouting drop"},
+		{name: "policy drop", script: "add chain inet untracked output { policy drop; }"},
+		{name: "other priority", script: `flush chain inet untracked output; delete chain inet untracked output
+			add chain inet untracked output { type filter hook output priority 0; }
+			add rule inet untracked output oifname d0 goto out-d0`},
+		{name: "output without a hook", script: `flush chain inet untracked output; delete chain inet untracked output
+			add chain inet untracked output; add rule inet untracked output oifname d0 goto out-d0`},
+		{name: "our name with a hook", script: `flush table inet untracked; delete chain inet untracked out-d0
+			add chain inet untracked out-d0 { type filter hook input priority 0; }`},
+		{name: "asleep", script: "add table inet untracked { flags dormant; }"},
+		{name: "deleted, counters with it", script: "delete table inet untracked"},
+		{name: "a chain more", script: "add chain inet untracked foreign; add rule inet untracked foreign accept"},
+		{name: "a base chain more", script: `add chain inet untracked foreign { type filter hook forward priority 0; policy drop; }
+			add rule inet untracked foreign goto out-d0`},
+		{name: "a chain within a rule", script: "add rule inet untracked out-d0 udp dport 9 jump { counter; drop; }"},
+		{name: "a map to our chain", script: `add map inet untracked m { type inet_service : verdict; elements = { 9 : goto out-d0 }; }
+			add chain inet untracked foreign; add rule inet untracked foreign udp dport vmap @m`},
+		{name: "a map to a foreign chain", script: `add chain inet untracked foreign
+			add map inet untracked m { type inet_service : verdict; elements = { 9 : goto foreign }; }`, silent: silent},
+		{name: "an unused set", script: "add set inet untracked s { type ipv4_addr; }", silent: silent},
+		{name: "a counter", script: "add counter inet untracked c", silent: silent},
+		{name: "a map to a counter", script: `add counter inet untracked c
+			add map inet untracked m { type inet_service : counter; elements = { 9 : "c" }; }`, silent: silent},
+		{name: "a quota", script: "add quota inet untracked q { over 1 mbytes; }", silent: silent},
+		{name: "a flow table", script: `add flowtable inet untracked f { hook ingress priority 0; devices = { lo }; }`, silent: silent},
+		{name: "a flow table in use", script: `add flowtable inet untracked f { hook ingress priority 0; devices = { lo }; }
+			add chain inet untracked foreign { type filter hook forward priority 0; }
+			add rule inet untracked foreign flow add @f`},
+		{name: "a set of our name", script: `flush table inet untracked; delete set inet untracked net4-1
+			add set inet untracked net4-1 { type ipv6_addr; }`},
+	} {
+		if strings.Contains(tt.script, "flowtable") && !hasFlowTables {
+			t.Logf("%s: the kernel has none", tt.name)
+			continue
+		}
+		must(t, Remove())
+		must(t, table.Apply())
+		raw.send(t, udpPacket("192.0.2.1", "203.0.113.1", 1, 1))
+		command(t, tt.script, "nft", "-f", "-")
+		got, err := InForce()
+		if err != nil && !errors.Is(err, ErrNoTable) {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if seen := got != table.Digest(); seen != (tt.silent == "") {
+			t.Errorf("%s: seen %t", tt.name, seen)
+		}
+		if err := table.Apply(); err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		inForce(t, table)
+		raw.send(t, udpPacket("192.0.2.1", "203.0.113.1", 1, 1))
+		want := Counter{2, 56}
+		if strings.HasPrefix(tt.name, "deleted, counters") {
+			want = Counter{1, 28}
+		}
+		if got := counters(t)[CounterKey{"d0", policy.IDs(rules)[0]}]; got != want {
+			t.Errorf("%s: counter %+v, want %+v", tt.name, got, want)
+		}
+		list := command(t, "", "nft", "list", "table", "inet", TableName)
+		for _, foreign := range []string{"foreign", "flowtable", "map m", "set s ", "quota", "counter c ", "dormant"} {
+			if strings.Contains(list, foreign) {
+				t.Errorf("%s: %s is still there", tt.name, foreign)
+			}
+		}
+	}
+}
+
+// TestReplace: the last resort, a new table in the place of the old one, takes the counters' values along.
+func TestReplace(t *testing.T) {
+	enterNetns(t)
+	addDummy(t, "d0")
+	raw := openRaw(t)
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", everyKind()}}}
+	must(t, table.Apply())
+	raw.send(t, udpPacket("192.0.2.1", "203.0.113.1", 1, 67))
+	want := counters(t)
+	s, err := dial()
+	must(t, err)
+	defer s.Close()
+	before, err := s.find()
+	must(t, err)
+	var b batch
+	must(t, table.ruleset().replace(&b, before))
+	must(t, s.commit(&b))
+	inForce(t, table)
+	if diff := cmp.Diff(want, counters(t)); diff != "" || len(want) != 1 {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+}
+
+// TestOthersUntouched: other tables are none of our business.
+func TestOthersUntouched(t *testing.T) {
+	enterNetns(t)
+	command(t, `table inet other { chain output { type filter hook output priority 0; udp dport 1 counter; }; }
+		table ip untracked { chain output { type filter hook output priority 0; }; }`, "nft", "-f", "-")
+	list := func() string {
+		return command(t, "", "nft", "list", "table", "inet", "other") + command(t, "", "nft", "list", "table", "ip", "untracked")
+	}
+	before := list()
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", everyKind()}}}
+	must(t, table.Apply())
+	must(t, table.Apply())
+	inForce(t, table)
+	must(t, Remove())
+	if diff := cmp.Diff(before, list()); diff != "" {
+		t.Errorf("other tables (-before +after):\n%s", diff)
+	}
+}
+
+// TestLargeSets writes 50,000 ranges of each family and asks for their edges.
+func TestLargeSets(t *testing.T) {
+	enterNetns(t)
+	addDummy(t, "d0")
+	raw := openRaw(t)
+	var b netset.Builder
+	for i := range uint32(50000) {
+		b.Add(netip.PrefixFrom(netset.To4(0xffffffff-i*60000), 28))
+		b.Add(netip.PrefixFrom(netset.Addr6{Hi: 1<<63 | uint64(i)<<40, Lo: 1 << 40}.Netip(), 100))
+	}
+	s := b.Build()
+	if len(s.Ranges4()) != 50000 || len(s.Ranges6()) != 50000 {
+		t.Fatalf("%d and %d ranges", len(s.Ranges4()), len(s.Ranges6()))
+	}
+	rules := []policy.Rule{
+		{Action: policy.Deny, Destination: policy.Entity{Nets: s}},
+		{Action: policy.Allow, Destination: policy.Entity{NotNets: s}},
+	}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}, {"d1", rules}}}
+	for range 2 {
+		must(t, table.Apply())
+		inForce(t, table)
+	}
+	ids := policy.IDs(rules)
+	probe := func(dst netip.Addr) {
+		t.Helper()
+		src := "192.0.2.1"
+		if dst.Is6() {
+			src = "2001:db8:ffff::1"
+		}
+		before, err := Counters()
+		must(t, err)
+		raw.send(t, udpPacket(src, dst.String(), 1, 1))
+		after, err := Counters()
+		must(t, err)
+		in := after[CounterKey{"d0", ids[0]}].Packets - before[CounterKey{"d0", ids[0]}].Packets
+		out := after[CounterKey{"d0", ids[1]}].Packets - before[CounterKey{"d0", ids[1]}].Packets
+		if s.Contains(dst) && (in != 1 || out != 0) || !s.Contains(dst) && (in != 0 || out != 1) {
+			t.Errorf("%s: in the set %t, counted %d inside and %d outside", dst, s.Contains(dst), in, out)
+		}
+	}
+	for i := 0; i < 50000; i += 1249 {
+		r4, r6 := s.Ranges4()[i], s.Ranges6()[i]
+		for _, a := range []netip.Addr{
+			netset.To4(r4.Lo), netset.To4(r4.Hi), netset.To4(r4.Lo).Prev(), netset.To4(r4.Hi).Next(),
+			r6.Lo.Netip(), r6.Hi.Netip(), r6.Lo.Netip().Prev(), r6.Hi.Netip().Next(),
+		} {
+			if a.IsValid() {
+				probe(a)
+			}
+		}
+	}
+	probe(netip.MustParseAddr("255.255.255.255"))
+}
+
+// TestManyRules: a batch of thousands of messages fits through the socket, refusals included.
+func TestManyRules(t *testing.T) {
+	enterNetns(t)
+	rules := make([]policy.Rule, 3000)
+	for i := range rules {
+		rules[i] = udpTo(uint16(i), policy.Allow)
+		rules[i].Source.Nets = nets("10.0.0.0/8", "12.0.0.0/8", "2001:db8::/32")
+	}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}}}
+	for range 2 {
+		must(t, table.Apply())
+		inForce(t, table)
+	}
+	// Each message of this batch is refused. The first refusal is the one that is told.
+	s, err := dial()
+	must(t, err)
+	defer s.Close()
+	var b batch
+	for i := range 3000 {
+		b.deleteChain("none")
+		b.names[i] += "!"
+	}
+	if err := s.commit(&b); err == nil || !strings.HasPrefix(err.Error(), "delete chain none!: ") || !errors.Is(err, unix.ENOENT) {
+		t.Errorf("deleting what is not there: %v", err)
+	}
+}

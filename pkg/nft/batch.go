@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// objCounter is the kernel's number of the counter's object type.
+const objCounter = unix.NFT_OBJECT_COUNTER
+
+// elementsPerMessage keeps a list of set elements below the 64 KiB that fit into a netlink attribute: an IPv6
+// element takes at most 40 bytes.
+const elementsPerMessage = 1024
+
+// batch is a transaction: its messages take effect together or not at all.
+//
+// The messages are ours, the expressions in them those of google/nftables. That library's own Flush asks for
+// an acknowledgement and an echo of every message, which a large policy cannot receive (ENOBUFS), and cannot
+// tell which message was refused. Here the last message alone is acknowledged, and names tell of the others.
+type batch struct {
+	messages []netlink.Message
+	// names say what each message does, for errors.
+	names []string
+	setID uint32
+}
+
+func (b *batch) add(typ uint16, flags netlink.HeaderFlags, body attributes, format string, args ...any) {
+	b.messages = append(b.messages, message(typ, netlink.Request|flags, body))
+	b.names = append(b.names, fmt.Sprintf(format, args...))
+}
+
+// message is a request about objects of family inet.
+func message(typ uint16, flags netlink.HeaderFlags, body attributes) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ), Flags: flags},
+		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, body...),
+	}
+}
+
+// boundary is the message that begins or ends a batch.
+func boundary(typ uint16) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request},
+		Data:   binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, unix.NFNL_SUBSYS_NFTABLES),
+	}
+}
+
+// ofTable begins a message's body with the table's name, which is attribute 1 of every kind of object.
+func ofTable() attributes {
+	var a attributes
+	a.text(unix.NFTA_TABLE_NAME, TableName)
+	return a
+}
+
+// addTable creates the table, or wakes one that an admin put to sleep.
+func (b *batch) addTable() {
+	a := ofTable()
+	a.u32(unix.NFTA_TABLE_FLAGS, 0)
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, a, "add table")
+}
+
+func (b *batch) deleteTable() {
+	b.add(unix.NFT_MSG_DELTABLE, 0, ofTable(), "delete table")
+}
+
+// flushRules removes the rules of all chains.
+func (b *batch) flushRules() {
+	b.add(unix.NFT_MSG_DELRULE, 0, ofTable(), "flush table")
+}
+
+func (b *batch) addChain(name string) {
+	a := ofTable()
+	a.text(unix.NFTA_CHAIN_NAME, name)
+	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, a, "add chain %s", name)
+}
+
+func (b *batch) addBaseChain(c baseChain) {
+	a := ofTable()
+	a.text(unix.NFTA_CHAIN_NAME, c.name)
+	a.nest(unix.NFTA_CHAIN_HOOK, func() {
+		a.u32(unix.NFTA_HOOK_HOOKNUM, c.hook)
+		a.u32(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))
+	})
+	a.u32(unix.NFTA_CHAIN_POLICY, c.policy)
+	a.text(unix.NFTA_CHAIN_TYPE, chainType)
+	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, a, "add chain %s", c.name)
+}
+
+func (b *batch) deleteChain(name string) {
+	a := ofTable()
+	a.text(unix.NFTA_CHAIN_NAME, name)
+	b.add(unix.NFT_MSG_DELCHAIN, 0, a, "delete chain %s", name)
+}
+
+// addCounter creates a counter that starts at start. One that is there already keeps its value.
+func (b *batch) addCounter(name string, start Counter) {
+	a := ofTable()
+	a.text(unix.NFTA_OBJ_NAME, name)
+	a.u32(unix.NFTA_OBJ_TYPE, objCounter)
+	a.nest(unix.NFTA_OBJ_DATA, func() {
+		a.u64(unix.NFTA_COUNTER_BYTES, start.Bytes)
+		a.u64(unix.NFTA_COUNTER_PACKETS, start.Packets)
+	})
+	b.add(unix.NFT_MSG_NEWOBJ, netlink.Create, a, "add counter %s", name)
+}
+
+func (b *batch) deleteObject(name string, typ uint32) {
+	a := ofTable()
+	a.text(unix.NFTA_OBJ_NAME, name)
+	a.u32(unix.NFTA_OBJ_TYPE, typ)
+	b.add(unix.NFT_MSG_DELOBJ, 0, a, "delete object %s", name)
+}
+
+func (b *batch) deleteSet(name string) {
+	a := ofTable()
+	a.text(unix.NFTA_SET_NAME, name)
+	b.add(unix.NFT_MSG_DELSET, 0, a, "delete set %s", name)
+}
+
+// addSet creates a set with its elements and returns its number in the batch and its name. Anonymous sets have
+// one too: left to itself, the kernel looks for a free number among all sets, for each set again. Named or not,
+// it is constant: the kernel refuses to change it while a rule uses it.
+func (b *batch) addSet(s *set) (id uint32, name string) {
+	b.setID++
+	id, name = b.setID, s.name
+	flags := uint32(unix.NFT_SET_CONSTANT)
+	if name == "" {
+		name = fmt.Sprintf("__set%d", id)
+		flags |= unix.NFT_SET_ANONYMOUS
+	}
+	interval := s.interval()
+	if interval {
+		flags |= unix.NFT_SET_INTERVAL
+	}
+	a := ofTable()
+	a.text(unix.NFTA_SET_NAME, name)
+	a.u32(unix.NFTA_SET_FLAGS, flags)
+	a.u32(unix.NFTA_SET_KEY_TYPE, s.datatype.GetNFTMagic())
+	a.u32(unix.NFTA_SET_KEY_LEN, s.datatype.Bytes)
+	a.u32(unix.NFTA_SET_ID, id)
+	if !interval { // lets the kernel choose a table of fixed size
+		a.nest(unix.NFTA_SET_DESC, func() { a.u32(unix.NFTA_SET_DESC_SIZE, uint32(s.count)) })
+	}
+	a.put(unix.NFTA_SET_USERDATA, setUserData(s))
+	b.add(unix.NFT_MSG_NEWSET, netlink.Create, a, "add set %s", name)
+	b.addElements(s, id, name)
+	return id, name
+}
+
+func (b *batch) addElements(s *set, id uint32, name string) {
+	var (
+		list attributes
+		n    int
+	)
+	flush := func() {
+		a := ofTable()
+		a.text(unix.NFTA_SET_ELEM_LIST_SET, name)
+		a.u32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
+		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() { a = append(a, list...) })
+		b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, a, "add elements of set %s", name)
+		list, n = list[:0], 0
+	}
+	for e := range s.elements() {
+		list.nest(unix.NFTA_LIST_ELEM, func() {
+			if e.end {
+				list.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+			}
+			list.nest(unix.NFTA_SET_ELEM_KEY, func() { list.put(unix.NFTA_DATA_VALUE, e.key) })
+		})
+		if n++; n == elementsPerMessage {
+			flush()
+		}
+	}
+	if n > 0 {
+		flush()
+	}
+}
+
+// addRule appends a rule, and before it the anonymous sets it needs. numbers holds those of the named sets.
+func (b *batch) addRule(r *rule, numbers map[*set]uint32) error {
+	body := ofTable()
+	body.text(unix.NFTA_RULE_CHAIN, r.chain)
+	var failed error
+	body.nest(unix.NFTA_RULE_EXPRESSIONS, func() {
+		for _, s := range r.steps {
+			e := s.expr
+			if s.set != nil {
+				id, name := numbers[s.set], s.set.name
+				if name == "" {
+					id, name = b.addSet(s.set)
+				}
+				e = &expr.Lookup{SourceRegister: register, SetID: id, SetName: name, Invert: s.invert}
+			}
+			wire, err := expr.Marshal(unix.NFPROTO_INET, e)
+			if err != nil {
+				failed = err
+				return
+			}
+			body.put(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, wire)
+		}
+	})
+	body.put(unix.NFTA_RULE_USERDATA, ruleUserData(r.comment, r.digest()))
+	b.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, body, "add rule %q to chain %s", r.comment, r.chain)
+	return failed
+}

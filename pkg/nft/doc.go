@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nft writes and reads the nftables table `inet untracked`: the half of the datapath that XDP and tc
+// cannot do.
+//
+//	table inet untracked {
+//	  chain prerouting {            # raw priority: before connection tracking
+//	    meta mark & 0x1000 != 0x1000 accept
+//	    fib daddr type local notrack
+//	    meta mark set meta mark & ~0x1000
+//	  }
+//	  chain output {                # raw priority: what local sockets send
+//	    oifname "eth0" goto out-eth0
+//	  }
+//	  chain out-eth0 {              # the egress list of one endpoint, in order
+//	    … goto fragments-eth0                                 # a fragment but the first
+//	    … icmpv6 type 133-136 accept                          # neighbour discovery
+//	    tcp sport 22 counter name "out-eth0-…" accept         # Failsafe
+//	    ip daddr @net4-1 counter name "out-eth0-…" drop       # Deny
+//	    udp sport 53 counter name "out-eth0-…" notrack accept # Allow
+//	    icmp type { … } goto quoted4-eth0                     # an error: about which packet?
+//	  }
+//	  chain quoted4-eth0 { … }      # the same list, asked about the quoted packet turned round
+//	}
+//
+// [policy.Evaluate] is the specification of the output half. These differences are known, all about packets that
+// hardly any socket sends:
+//   - a transport header that is cut short behind the field a rule asks for counts as known;
+//   - what follows an IPv6 authentication header is not seen: the protocol is 51;
+//   - a quoted packet with IPv4 options, IPv6 extension headers or a fragment offset is not looked at;
+//   - an IPv4-mapped IPv6 address is an IPv6 address.
+//
+// The table belongs to this package alone: [Table.Apply] removes whatever else it finds in it. Nothing here runs
+// the nft command, but nft can list all of it, and load what it listed.
+//
+// All functions act in the network namespace of the calling OS thread.
+package nft

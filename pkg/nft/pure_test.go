@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func nets(prefixes ...string) *netset.Set {
+	var b netset.Builder
+	for _, p := range prefixes {
+		b.Add(netip.MustParsePrefix(p))
+	}
+	return b.Build()
+}
+
+// many is a set of n ranges of each family, none a single address.
+func many(n int) *netset.Set {
+	var b netset.Builder
+	for i := range n {
+		b.Add(netip.PrefixFrom(netset.To4(uint32(i)<<8), 30))
+		b.Add(netip.PrefixFrom(netset.Addr6{Hi: 0x20010db8_00000000, Lo: uint64(i) << 16}.Netip(), 126))
+	}
+	return b.Build()
+}
+
+func portRange(first, last uint16) policy.PortRange {
+	return policy.PortRange{First: first, Last: last}
+}
+
+func TestNames(t *testing.T) {
+	for _, ifname := range []string{"eth0", "br-1_2.100", "a-0123456789abcd", "0", "we!rd\"x*", "é\xff%", "out-eth0"} {
+		k := CounterKey{Interface: ifname, RuleID: 0x0123456789abcdef}
+		name := counterName(k)
+		got, ok := parseCounterName(name)
+		if diff := cmp.Diff(k, got); !ok || diff != "" {
+			t.Errorf("%q: parsed %t (-want +got):\n%s", name, ok, diff)
+		}
+		if i := strings.IndexFunc(name, func(r rune) bool {
+			return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./", r)
+		}); i >= 0 {
+			t.Errorf("%q cannot be parsed by nft", name)
+		}
+	}
+	for _, name := range []string{
+		"", "eth0", "out-", "out-eth0", "out--0123456789abcdef", "out-eth0-0123456789abcdeg", "out-eth0-0123456789ABCDEF",
+		"out-a/2-0123456789abcdef", "out-a/zz-0123456789abcdef", "out-/61-0123456789abcdef", "eth0-0123456789abcdef",
+	} {
+		if k, ok := parseCounterName(name); ok {
+			t.Errorf("%q parsed as %+v", name, k)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, tt := range []struct {
+		table Table
+		want  string
+	}{
+		{Table{Mark: 0}, "the mark is 0"},
+		{Table{Mark: 1, Endpoints: []Endpoint{{Interface: "a b"}}}, `"a b" is not an interface name`},
+		{Table{Mark: 1, Endpoints: []Endpoint{{Interface: "0123456789abcdef"}}}, "is not an interface name"},
+		{Table{Mark: 1, Endpoints: []Endpoint{{Interface: "a"}, {Interface: "a"}}}, "interface a has two egress lists"},
+	} {
+		if err := tt.table.Apply(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v, want %q", tt.table, err, tt.want)
+		}
+	}
+}
+
+func TestElements(t *testing.T) {
+	all := func(s *set) (out []string) {
+		for e := range s.elements() {
+			text := hex.EncodeToString(e.key)
+			if e.end {
+				text += " end"
+			}
+			out = append(out, text)
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name string
+		set  *set
+		want []string
+	}{
+		{"from zero", addresses(4, nets("0.0.0.0/8", "10.0.0.0/8"), 0, ""),
+			[]string{"00000000", "01000000 end", "0a000000", "0b000000 end"}},
+		{"to the last address", addresses(4, nets("10.0.0.0/8", "255.255.255.255/32"), 0, ""),
+			[]string{"00000000 end", "0a000000", "0b000000 end", "ffffffff"}},
+		{"everything", addresses(4, nets("0.0.0.0/0"), 0, ""), []string{"00000000"}},
+		{"single values", addresses(4, nets("10.0.0.1/32", "10.0.0.3/32"), 0, ""), []string{"0a000001", "0a000003"}},
+		{"ipv6", addresses(6, nets("10.0.0.0/8", "2001:db8::/127", "ffff:ffff:ffff:ffff::/64"), 0, ""), []string{
+			"00000000000000000000000000000000 end",
+			"20010db8000000000000000000000000", "20010db8000000000000000000000002 end", "ffffffffffffffff0000000000000000"}},
+		{"carry", addresses(6, nets("1::ffff:ffff:ffff/128", "2::/64"), 0, ""), []string{
+			"00000000000000000000000000000000 end",
+			"00010000000000000000ffffffffffff", "00010000000000000001000000000000 end",
+			"00020000000000000000000000000000", "00020000000000010000000000000000 end"}},
+		{"ports out of order", ports([]policy.PortRange{{First: 100, Last: 65535}, {First: 1, Last: 2}, {First: 3, Last: 3}}),
+			[]string{"0000 end", "0001", "0004 end", "0064"}},
+		{"single ports", ports([]policy.PortRange{{First: 9, Last: 9}, {First: 7, Last: 7}}), []string{"0007", "0009"}},
+	} {
+		if diff := cmp.Diff(tt.want, all(tt.set)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+func TestPrefixMask(t *testing.T) {
+	for _, tt := range []struct{ lo, hi, want string }{
+		{"0a000000", "0affffff", "ff000000"},
+		{"0a000001", "0a000001", "ffffffff"},
+		{"00000000", "ffffffff", "00000000"},
+		{"0a000000", "0a00007f", "ffffff80"},
+		{"0a000001", "0a000002", ""},
+		{"0a000000", "0a000002", ""},
+		{"0a000080", "0a00017f", ""},
+	} {
+		lo, _ := hex.DecodeString(tt.lo)
+		hi, _ := hex.DecodeString(tt.hi)
+		if got := hex.EncodeToString(prefixMask(lo, hi)); got != tt.want {
+			t.Errorf("%s-%s: %s, want %s", tt.lo, tt.hi, got, tt.want)
+		}
+	}
+}
+
+// TestFamilies counts the nftables rules of a policy rule: one a family where needed, none where it cannot
+// match. The counter is there all the same.
+func TestFamilies(t *testing.T) {
+	udp := ptr(uint8(policy.UDP))
+	v4, v6, both := nets("10.0.0.0/8"), nets("2001:db8::/32"), nets("10.0.0.0/8", "2001:db8::/32")
+	side := func(n *netset.Set) policy.Entity { return policy.Entity{Nets: n} }
+	for _, tt := range []struct {
+		name string
+		rule policy.Rule
+		want int
+	}{
+		{"anything", policy.Rule{}, 1},
+		{"protocol", policy.Rule{Protocol: udp}, 1},
+		{"ipv6", policy.Rule{IPVersion: 6}, 1},
+		{"ipv4 set", policy.Rule{Source: side(v4)}, 1},
+		{"both families", policy.Rule{Source: side(both)}, 2},
+		{"both families, ipv4 only", policy.Rule{IPVersion: 4, Source: side(both)}, 1},
+		{"families that never meet", policy.Rule{Source: side(v4), Destination: side(v6)}, 0},
+		{"empty set", policy.Rule{Source: side(nets())}, 0},
+		{"nothing excluded", policy.Rule{Source: policy.Entity{NotNets: nets()}}, 2},
+		{"one family excluded", policy.Rule{Source: policy.Entity{NotNets: nets("0.0.0.0/0")}}, 1},
+		{"all excluded", policy.Rule{Source: policy.Entity{NotNets: nets("0.0.0.0/0", "::/0")}}, 0},
+		{"no ports", policy.Rule{Source: policy.Entity{Ports: []policy.PortRange{}}}, 0},
+		{"all ports excluded", policy.Rule{Source: policy.Entity{NotPorts: []policy.PortRange{portRange(0, 65535)}}}, 0},
+		{"ports of a protocol without", policy.Rule{Protocol: ptr(uint8(47)), Source: policy.Entity{NotPorts: []policy.PortRange{}}}, 0},
+		{"contradiction", policy.Rule{Protocol: udp, NotProtocol: udp}, 0},
+		{"icmp", policy.Rule{ICMP: &policy.ICMPMatch{Type: 8}}, 2},
+		{"icmp in ipv4", policy.Rule{Protocol: ptr(uint8(policy.ICMP)), ICMP: &policy.ICMPMatch{Type: 8}}, 1},
+		{"not a type", policy.Rule{IPVersion: 4, NotICMP: &policy.ICMPMatch{Type: 8}}, 1},
+		{"not a type with code", policy.Rule{IPVersion: 4, NotICMP: &policy.ICMPMatch{Type: 8, Code: ptr(uint8(1))}}, 2},
+	} {
+		tt.rule.Action = policy.Deny // so that there is no chain for quoted packets
+		rs := (&Table{Mark: 1, Endpoints: []Endpoint{{"eth0", []policy.Rule{tt.rule}}}}).ruleset()
+		got := -3 // fragments in both families, and neighbour discovery
+		for _, r := range rs.rules {
+			if r.chain == "out-eth0" {
+				got++
+			}
+		}
+		if got != tt.want || len(rs.counters) != 1 {
+			t.Errorf("%s: %d rules and %d counters, want %d and 1", tt.name, got, len(rs.counters), tt.want)
+		}
+	}
+}
+
+func TestDigest(t *testing.T) {
+	table := func() *Table {
+		return &Table{Mark: 0x1000, Endpoints: []Endpoint{
+			{"eth0", []policy.Rule{
+				{Policy: "a", Action: policy.Allow, Protocol: ptr(uint8(17)), Destination: policy.Entity{Ports: []policy.PortRange{portRange(53, 53)}}},
+				{Policy: "b", Action: policy.Deny, Destination: policy.Entity{Nets: many(100), NetsName: "file x"}},
+			}},
+			{"eth1", []policy.Rule{{Policy: "c", Action: policy.Allow, ICMP: &policy.ICMPMatch{Type: 8}}}},
+		}}
+	}
+	want := table().Digest()
+	if got := table().Digest(); got != want {
+		t.Errorf("twice the same table: %s and %s", want, got)
+	}
+	for _, tt := range []struct {
+		name   string
+		same   bool
+		change func(*Table)
+	}{
+		{"order of endpoints", true, func(t *Table) {
+			t.Endpoints[0], t.Endpoints[1] = t.Endpoints[1], t.Endpoints[0]
+		}},
+		{"mark", false, func(t *Table) { t.Mark = 0x2000 }},
+		{"interface", false, func(t *Table) { t.Endpoints[0].Interface = "eth2" }},
+		{"one endpoint less", false, func(t *Table) { t.Endpoints = t.Endpoints[:1] }},
+		{"order of rules", false, func(t *Table) {
+			r := t.Endpoints[0].Rules
+			r[0], r[1] = r[1], r[0]
+		}},
+		{"action", false, func(t *Table) { t.Endpoints[0].Rules[0].Action = policy.Failsafe }},
+		{"name", false, func(t *Table) { t.Endpoints[0].Rules[0].Policy = "d" }},
+		{"port", false, func(t *Table) { t.Endpoints[0].Rules[0].Destination.Ports[0].Last = 54 }},
+		{"icmp code", false, func(t *Table) { t.Endpoints[1].Rules[0].ICMP.Code = ptr(uint8(0)) }},
+		{"content of a named list", false, func(t *Table) { t.Endpoints[0].Rules[1].Destination.Nets = many(101) }},
+	} {
+		changed := table()
+		tt.change(changed)
+		if got := changed.Digest(); (got == want) != tt.same {
+			t.Errorf("%s: %s and %s, want the same: %t", tt.name, want, got, tt.same)
+		}
+	}
+}
+
+// TestSharedSets: equal large sets are written once, whoever uses them.
+func TestSharedSets(t *testing.T) {
+	one, again, other := many(100), many(100), many(101)
+	rule := func(n *netset.Set) policy.Rule {
+		return policy.Rule{Action: policy.Allow, Destination: policy.Entity{Nets: n}}
+	}
+	rs := (&Table{Mark: 1, Endpoints: []Endpoint{
+		{"eth0", []policy.Rule{rule(one), rule(other)}},
+		{"eth1", []policy.Rule{rule(again)}},
+	}}).ruleset()
+	var got []string
+	for _, s := range rs.sets {
+		got = append(got, fmt.Sprintf("%s %d", s.name, s.count))
+	}
+	if diff := cmp.Diff([]string{
+		"net4-1 100", "net6-2 100", "net4-3 101", "net6-4 101",
+		"quoted-net4-5 100", "quoted-net4-6 101", "quoted-net6-7 100", "quoted-net6-8 101",
+	}, got); diff != "" {
+		t.Errorf("sets (-want +got):\n%s", diff)
+	}
+}
+
+// TestWire checks the lengths of all attributes of a large batch: one that wrapped at 64 KiB would show here.
+func TestWire(t *testing.T) {
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{"eth0", []policy.Rule{
+		{Action: policy.Allow, Destination: policy.Entity{Nets: many(50000)}},
+	}}}}
+	var b batch
+	if err := table.ruleset().transform(&b, &found{}); err != nil {
+		t.Fatal(err)
+	}
+	elements := 0
+	for i, m := range b.messages {
+		for rest := m.Data[4:]; len(rest) > 0; {
+			length := int(binary.NativeEndian.Uint16(rest))
+			if length < unix.SizeofNlAttr || length > len(rest) {
+				t.Fatalf("message %d (%s): attribute of %d bytes with %d left", i, b.names[i], length, len(rest))
+			}
+			if m.Header.Type&0xff == unix.NFT_MSG_NEWSETELEM && binary.NativeEndian.Uint16(rest[2:])&^unix.NLA_F_NESTED == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+				for inner := rest[4:length]; len(inner) > 0; elements++ {
+					inner = inner[min(len(inner), int(binary.NativeEndian.Uint16(inner))):]
+				}
+			}
+			rest = rest[min(len(rest), (length+3)&^3):]
+		}
+	}
+	// 50,000 ranges of two elements in each family, and the empty space before the first IPv6 range, twice: for
+	// the packet and for the quoted one. Then the sets of ICMP types (5 and 4) and of extension headers (5).
+	if want := 2*(2*100000+1) + 14; elements != want {
+		t.Errorf("%d elements, want %d", elements, want)
+	}
+}
+
+func TestUserData(t *testing.T) {
+	for _, text := range []string{"", "default/x[0]", strings.Repeat("é", 200), "a\"b\\c\n\xff"} {
+		data := ruleUserData(text, 42)
+		if d, ok := digestOf(data); !ok || d != 42 {
+			t.Errorf("%q: digest %d, %t", text, d, ok)
+		}
+		if len(data) > 256 || strings.ContainsAny(comment(text), "\"\\\n") {
+			t.Errorf("%q: comment %q", text, comment(text))
+		}
+	}
+	for _, data := range []string{"", "\x00", "\x00\x05abc", "\xd1\x04abcd", "\xd1\x08abc"} {
+		if _, ok := digestOf([]byte(data)); ok {
+			t.Errorf("%q has a digest", data)
+		}
+	}
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// ruleset is a Table as nftables objects: all that Apply writes, and all that Digest is made of.
+type ruleset struct {
+	// chains are the regular chains, those jumped to before those that jump.
+	chains []string
+	// counters are the names of the counters, one for each policy rule.
+	counters []string
+	// sets are the sets with a name.
+	sets []*set
+	// rules are in the order in which they are written.
+	rules []rule
+}
+
+// rule is one line of a chain.
+type rule struct {
+	chain   string
+	steps   []step
+	comment string
+}
+
+// baseChain is a chain with a hook, of type filter and in family inet.
+type baseChain struct {
+	name     string
+	hook     uint32
+	priority int32
+	policy   uint32
+}
+
+// priorityRaw is NF_IP_PRI_RAW: behind defragmentation (-400) and before connection tracking (-200).
+const priorityRaw = -300
+
+// policyAccept is NF_ACCEPT.
+const policyAccept = 1
+
+var baseChains = []baseChain{
+	{preroutingChain, unix.NF_INET_PRE_ROUTING, priorityRaw, policyAccept},
+	{outputChain, unix.NF_INET_LOCAL_OUT, priorityRaw, policyAccept},
+}
+
+const chainType = "filter"
+
+// ruleset compiles the table. It is pure.
+func (t *Table) ruleset() *ruleset {
+	rs := &ruleset{}
+	c := &compiler{hashes: map[*netset.Set]uint64{}}
+	rs.addPrerouting(t.Mark)
+	for _, e := range t.sorted() {
+		rs.addEndpoint(c, &e)
+	}
+	rs.nameSets()
+	return rs
+}
+
+func (rs *ruleset) add(chain, comment string, parts ...[]step) {
+	r := rule{chain: chain, comment: comment}
+	for _, p := range parts {
+		r.steps = append(r.steps, p...)
+	}
+	rs.rules = append(rs.rules, r)
+}
+
+// addPrerouting turns the mark into notrack for packets to a local address, and takes it off. A packet
+// without the mark pays for one comparison.
+func (rs *ruleset) addPrerouting(mark uint32) {
+	load := loadMeta(expr.MetaKeyMARK)
+	rs.add(preroutingChain, "no verdict from tc", steps(
+		load, and(hostOrder(mark)...), isNot(hostOrder(mark)...), verdict(expr.VerdictAccept, "")))
+	rs.add(preroutingChain, "untracked, unless it is forwarded", steps(
+		&expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true}, is(hostOrder(unix.RTN_LOCAL)...),
+		&expr.Notrack{}))
+	rs.add(preroutingChain, "take the verdict off", steps(
+		load, and(hostOrder(^mark)...), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register}))
+}
+
+func (rs *ruleset) addEndpoint(c *compiler, e *Endpoint) {
+	chain := endpointPrefix + escape(e.Interface)
+	rs.chains = append(rs.chains, chain)
+	name := make([]byte, ifNameSize)
+	copy(name, e.Interface)
+	// goto: when the list ends without a match, no other interface is asked for.
+	rs.add(outputChain, e.Interface, steps(
+		loadMeta(expr.MetaKeyOIFNAME), is(name...), verdict(expr.VerdictGoto, chain)))
+
+	counters := make([]string, len(e.Rules))
+	for i, id := range policy.IDs(e.Rules) {
+		counters[i] = counterName(CounterKey{e.Interface, id})
+	}
+	rs.counters = append(rs.counters, counters...)
+	rs.addFragments(c, e, counters)
+	rs.add(chain, "neighbour discovery", isNeighbourDiscovery(), steps(verdict(expr.VerdictAccept, "")))
+	for i := range e.Rules {
+		r := &e.Rules[i]
+		for _, v := range views(r) {
+			for _, s := range c.rule(r, v) {
+				rs.add(chain, r.Name(), s, act(r.Action, counters[i]))
+			}
+		}
+	}
+	for _, family := range []int{4, 6} {
+		rs.addQuoted(c, e, counters, family)
+	}
+}
+
+// addFragments sends all fragments but the first to a chain of their own, which has the rules that do not look at
+// the transport header: it is in another packet. Only raw sockets send such fragments, and only where there is no
+// connection tracking do they get here. But the kernel (as of 6.18) loads up to 4 bytes from where the header
+// would be, so that the rules themselves cannot tell.
+func (rs *ruleset) addFragments(c *compiler, e *Endpoint, counters []string) {
+	chain := fragmentsPrefix + escape(e.Interface)
+	var rules []rule
+	for i := range e.Rules {
+		r := &e.Rules[i]
+		if needsTransport(r) {
+			continue
+		}
+		for _, v := range views(r) {
+			for _, s := range c.rule(r, v) {
+				rules = append(rules, rule{chain, append(s, act(r.Action, counters[i])...), r.Name() + " for fragments"})
+			}
+		}
+	}
+	end := verdict(expr.VerdictAccept, "")
+	if len(rules) > 0 {
+		rs.chains = append(rs.chains, chain)
+		end = verdict(expr.VerdictGoto, chain)
+	}
+	const comment = "a fragment but the first"
+	rs.add(endpointPrefix+escape(e.Interface), comment, view{family: 4}.isFamily(), steps(
+		loadPayload(expr.PayloadBaseNetworkHeader, 6, 2), and(0x1f, 0xff), isNot(0, 0), end))
+	rs.add(endpointPrefix+escape(e.Interface), comment, view{family: 6}.isFamily(), steps(
+		&expr.Exthdr{DestRegister: register, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6},
+		and(0xff, 0xf8), isNot(0, 0), end))
+	rs.rules = append(rs.rules, rules...)
+}
+
+// isNeighbourDiscovery is router and neighbour solicitation and advertisement from this link.
+func isNeighbourDiscovery() []step {
+	v := view{family: 6}
+	out := steps(v.protocol(), is(policy.ICMPv6))
+	out = append(out, v.isFamily()...)
+	return append(out, steps(
+		loadPayload(expr.PayloadBaseNetworkHeader, 7, 1), is(255),
+		v.transport(0, 1), inRange([]byte{133}, []byte{136}))...)
+}
+
+// addQuoted sends the ICMP errors of a family that no rule matched to a chain of their own, which asks the
+// same rules about the packet they quote. Only an Allow changes anything, so that rules behind the last one
+// are left out, and the chain if there is none.
+func (rs *ruleset) addQuoted(c *compiler, e *Endpoint, counters []string, family int) {
+	v := view{family: family, quoted: true}
+	chain := quoted4Prefix + escape(e.Interface)
+	if family == 6 {
+		chain = quoted6Prefix + escape(e.Interface)
+	}
+	var rules []rule
+	last := 0
+	for i := range e.Rules {
+		r := &e.Rules[i]
+		end := steps(verdict(expr.VerdictAccept, ""))
+		if r.Action == policy.Allow {
+			end = act(r.Action, counters[i])
+		}
+		for _, s := range c.rule(r, v) {
+			rules = append(rules, rule{chain, append(s, end...), r.Name() + " of the quoted packet"})
+			if r.Action == policy.Allow {
+				last = len(rules)
+			}
+		}
+	}
+	if last == 0 {
+		return
+	}
+	rs.chains = append(rs.chains, chain)
+	rs.add(endpointPrefix+escape(e.Interface), "which packet is this error about?",
+		isError(family), steps(verdict(expr.VerdictGoto, chain)))
+	rs.rules = append(rs.rules, rules[:last]...)
+}
+
+// isError holds for an ICMP error (see policy.IsICMPError) whose quoted packet has its transport header right
+// behind an IP header of the usual length.
+func isError(family int) []step {
+	direct, quoted := view{family: family}, view{family: family, quoted: true}
+	out := append(direct.isFamily(), steps(direct.protocol(), is(direct.icmp()))...)
+	var types []uint8
+	for t := range 256 {
+		if policy.IsICMPError(family, uint8(t)) {
+			types = append(types, uint8(t))
+		}
+	}
+	version := loadPayload(expr.PayloadBaseTransportHeader, quotedHeader, 1)
+	if family == 4 {
+		isOne, _ := direct.member(direct.transport(0, 1), octets("types", nftables.TypeICMPType, types), false)
+		fragment := loadPayload(expr.PayloadBaseTransportHeader, quotedHeader+6, 2)
+		return append(append(out, isOne...), steps(
+			version, is(0x45),
+			fragment, and(0x1f, 0xff), is(0, 0))...)
+	}
+	isOne, _ := direct.member(direct.transport(0, 1), octets("types", nftables.TypeICMP6Type, types), false)
+	notTransport, _ := quoted.member(quoted.protocol(), octets("protocols", nftables.TypeInetProto, extensionHeaders), true)
+	out = append(append(out, isOne...), steps(version, and(0xf0), is(0x60))...)
+	return append(out, notTransport...)
+}
+
+// extensionHeaders are the next headers of IPv6 behind which another one follows: hop-by-hop options, routing,
+// fragment, authentication, destination options.
+var extensionHeaders = []uint8{0, 43, 44, 51, 60}
+
+// nameSets makes equal sets one, such as a deny list that is asked for on several interfaces or for both the
+// packet and the quoted one, and names those that listings had better not show in every rule. It also keeps the
+// number of sets small, in which the kernel's time for a batch is quadratic.
+func (rs *ruleset) nameSets() {
+	type use struct {
+		set   *set
+		steps []*step
+	}
+	var uses []*use
+	byHash := map[uint64][]*use{}
+	for _, r := range rs.rules {
+		for i := range r.steps {
+			st := &r.steps[i]
+			if st.set == nil {
+				continue
+			}
+			same := byHash[st.set.hash]
+			at := slices.IndexFunc(same, func(u *use) bool { return u.set.equal(st.set) })
+			if at < 0 {
+				u := &use{set: st.set}
+				uses = append(uses, u)
+				byHash[st.set.hash] = append(same, u)
+				same, at = byHash[st.set.hash], len(same)
+			}
+			same[at].steps = append(same[at].steps, st)
+		}
+	}
+	for _, u := range uses {
+		if u.set.count <= maxAnonymous && len(u.steps) <= maxAnonymousUses {
+			continue // the kernel takes an anonymous set in one rule only
+		}
+		rs.sets = append(rs.sets, u.set)
+		u.set.name = fmt.Sprintf("%s-%d", u.set.kind, len(rs.sets))
+		for _, st := range u.steps {
+			st.set = u.set
+		}
+	}
+}
