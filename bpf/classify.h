@@ -27,7 +27,8 @@ static __always_inline __u64 load_u64(const void *image, __u64 offset)
 
 /*
  * The index of the last interval that starts at or below addr. The first one starts at 0. The comparison is
- * arithmetic: with a branch the verifier would follow both sides of every step.
+ * arithmetic: with a branch the verifier would follow both sides of every step. So it would, from Linux 6.18
+ * on, with a mask of 0 or -1 (maybe_fork_scalars() in kernel/bpf/verifier.c); hence the multiplication.
  */
 static __always_inline __u64 search4(const void *image, const volatile struct intervals *t, __u32 addr)
 {
@@ -38,9 +39,9 @@ static __always_inline __u64 search4(const void *image, const volatile struct in
 	for (__u32 length = t->count; length > 1;) {
 		__u32 half = length / 2;
 		__u64 start = load_u32(image, starts + (base + half) * 4);
-		__u64 above = opaque((__u64)addr - start) >> 63;
+		__u64 above = opaque(opaque((__u64)addr - start) >> 63);
 
-		base += half & (above - 1);
+		base += half * (above ^ 1);
 		length -= half;
 	}
 	return base;
@@ -59,9 +60,9 @@ static __always_inline __u64 search6(const void *image, const volatile struct in
 		__u64 d = opaque(lo - start_lo);
 		__u64 borrow = ((~lo & start_lo) | (~(lo ^ start_lo) & d)) >> 63;
 		__u64 e = opaque(hi - start_hi - borrow);
-		__u64 above = ((~hi & start_hi) | (~(hi ^ start_hi) & e)) >> 63;
+		__u64 above = opaque(((~hi & start_hi) | (~(hi ^ start_hi) & e)) >> 63);
 
-		base += half & (above - 1);
+		base += half * (above ^ 1);
 		length -= half;
 	}
 	return base;
