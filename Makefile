@@ -1,4 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+DESTDIR :=
+BINDIR  := /opt/cni/bin
+
+GO      := go
+LDFLAGS := -s -w -X main.pluginVersion=$(VERSION)
+# The container images and the tests need a binary that runs anywhere.
+export CGO_ENABLED := 0
+export GOFLAGS     += -buildvcs=false
+
+# The committed objects are built by Debian 12's clang 14; another version gives other bytes.
 BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu
-generate:
-	BPF2GO_CFLAGS="$(BPF2GO_CFLAGS)" go generate ./bpf
+
+.PHONY: all build generate test test-tools demo bench lint install clean
+
+all: build
+
+build: ## the plugin and command: bin/untracked, static
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/untracked ./plugins/meta/untracked
+
+generate: ## compile the BPF programs and their bindings again (needs clang, llvm and libbpf-dev)
+	BPF2GO_CFLAGS='$(BPF2GO_CFLAGS)' $(GO) generate ./bpf
+
+test: build test-tools ## everything: pure packages, programs in the kernel, real traffic, real runtimes (as root)
+	$(GO) test -timeout 30m ./...
+
+# What some tests compare with or put to work. Tests that lack a tool say so and skip.
+TEST_TOOLS := ip:iproute2 nft:nftables conntrack:conntrack redis-server:redis-server redis-benchmark:redis-tools
+test-tools:
+	@missing=; for t in $(TEST_TOOLS); do command -v $${t%%:*} >/dev/null || missing="$$missing $${t##*:}"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+demo: build ## see it work: two network namespaces, real connections, before and after (as root)
+	$(GO) run ./test/demo
+
+bench: ## measure what it costs (as root); the figures go to bench.json, too
+	$(GO) run ./test/bench -json bench.json
+
+lint: ## vet, staticcheck, formatting
+	@unformatted=$$(gofmt -l bpf pkg plugins test); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+install: build ## bin/untracked to $(DESTDIR)/opt/cni/bin
+	install -d $(DESTDIR)$(BINDIR)
+	# By rename: a runtime may be running the old binary this very moment.
+	install -m 0755 bin/untracked $(DESTDIR)$(BINDIR)/.untracked.new
+	mv -f $(DESTDIR)$(BINDIR)/.untracked.new $(DESTDIR)$(BINDIR)/untracked
+
+clean:
+	rm -rf bin bench.json
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
