@@ -29,7 +29,12 @@ It may be repeated at any time: what is in force stays in force until the new po
 list changes nothing. Exit code 1 says that some interface is without the policy; the message says why.`,
 		Example: `  untracked apply /etc/cni/net.d/10-mynet.conflist --dry-run
   untracked apply /etc/cni/net.d/10-mynet.conflist`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usage(fmt.Errorf("apply takes one conf list, as in `untracked apply /etc/cni/net.d/10-mynet.conflist`; got %d arguments", len(args)))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			asJSON, err := output.json()
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
@@ -167,11 +168,15 @@ func (n *Node) plan(c *config.Config, r *Record) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := hostif.Resolve(c.Interfaces)
+	pins := n.pins()
+	pinned, err := pins.Interfaces()
 	if err != nil {
 		return nil, err
 	}
-	pins := n.pins()
+	found, err := resolve(c.Interfaces, pinned)
+	if err != nil {
+		return nil, err
+	}
 	observed := make([]Observed, len(found))
 	for i, f := range found {
 		observed[i] = Observed{Interface: f, OwnXDP: pins.OwnXDP(f.Index)}
@@ -184,10 +189,6 @@ func (n *Node) plan(c *config.Config, r *Record) (*Plan, error) {
 		if counts, err := pins.Counts(f.Index); err == nil {
 			observed[i].LacksMetadata = counts.NoMetadata > 0
 		}
-	}
-	pinned, err := pins.Interfaces()
-	if err != nil {
-		return nil, err
 	}
 	p, err := MakePlan(c, rules, observed, pinned)
 	if err != nil {
@@ -203,6 +204,33 @@ func (n *Node) plan(c *config.Config, r *Record) (*Plan, error) {
 	}
 	p.Generation = last + 1
 	return p, nil
+}
+
+// resolve looks a second time when an interface that has our programs was not found: the kernel interrupts
+// listings while links come and go, as they do when pods start, and an interface that was left out of one must
+// not lose its policy for it.
+func resolve(selectors []hostif.Selector, pinned []int) ([]hostif.Interface, error) {
+	found, err := hostif.Resolve(selectors)
+	if err != nil {
+		return nil, err
+	}
+	has := func(index int) bool {
+		return slices.ContainsFunc(found, func(f hostif.Interface) bool { return f.Index == index })
+	}
+	if !slices.ContainsFunc(pinned, func(index int) bool { return !has(index) }) {
+		return found, nil
+	}
+	again, err := hostif.Resolve(selectors)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range again {
+		if !has(a.Index) {
+			found = append(found, a)
+		}
+	}
+	slices.SortFunc(found, func(a, b hostif.Interface) int { return strings.Compare(a.Name, b.Name) })
+	return found, nil
 }
 
 // PlanFor says what Apply would do now, and why; no reasons mean that it would do nothing. It only reads.

@@ -67,6 +67,10 @@ func stampOf(path string) (FileStamp, error) {
 	if err != nil {
 		return FileStamp{}, err
 	}
+	if !info.Mode().IsRegular() {
+		// A pipe would block its reader, and with it all that wait for the lock; a device may never end.
+		return FileStamp{}, fmt.Errorf("%s is not a regular file", path)
+	}
 	st := info.Sys().(*syscall.Stat_t)
 	return FileStamp{path, st.Size, st.Mtim.Nano(), st.Ctim.Nano(), st.Ino}, nil
 }
