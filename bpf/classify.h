@@ -26,23 +26,26 @@ static __always_inline __u64 load_u64(const void *image, __u64 offset)
 }
 
 /*
- * The index of the last interval that starts at or below addr. The first one starts at 0. The comparison is
- * arithmetic: with a branch the verifier would follow both sides of every step. So it would, from Linux 6.18
- * on, with a mask of 0 or -1 (maybe_fork_scalars() in kernel/bpf/verifier.c); hence the multiplication.
+ * The index of the last interval that starts at or below addr. The comparison is arithmetic: with a branch the
+ * verifier would follow both sides of every step. So it would, from Linux 6.18 on, with a mask of 0 or -1
+ * (maybe_fork_scalars() in kernel/bpf/verifier.c); hence the shift of 0 or 1.
  */
 static __always_inline __u64 search4(const void *image, const volatile struct intervals *t, __u32 addr)
 {
 	__u64 base = 0;
-	__u32 starts = t->starts;
 
-	/* The lengths depend on count alone, a constant to the verifier, so this is a straight line to it. */
-	for (__u32 length = t->count; length > 1;) {
-		__u32 half = length / 2;
-		__u64 start = load_u32(image, starts + (base + half) * 4);
-		__u64 above = opaque(opaque((__u64)addr - start) >> 63);
+	if (t->root) {
+		base = load_u32(image, t->root + (addr >> 16) * 4);
+		if (base >= t->count)	/* never */
+			base = 0;
+	}
+	for (__u32 k = t->steps; k > 0;) {
+		__u64 start, above;
 
-		base += half * (above ^ 1);
-		length -= half;
+		k--;
+		start = load_u32(image, t->starts + (base + (1ULL << k)) * 4);
+		above = opaque(opaque((__u64)addr - start) >> 63);
+		base += (above ^ 1) << k;
 	}
 	return base;
 }
@@ -50,20 +53,19 @@ static __always_inline __u64 search4(const void *image, const volatile struct in
 static __always_inline __u64 search6(const void *image, const volatile struct intervals *t, __u64 hi, __u64 lo)
 {
 	__u64 base = 0;
-	__u32 starts = t->starts, lows = starts + t->count * 8;
 
-	for (__u32 length = t->count; length > 1;) {
-		__u32 half = length / 2;
-		__u64 start_hi = load_u64(image, starts + (base + half) * 8);
-		__u64 start_lo = load_u64(image, lows + (base + half) * 8);
+	for (__u32 k = t->steps; k > 0;) {
+		__u64 start_hi, start_lo, d, e, borrow, above;
+
+		k--;
+		start_hi = load_u64(image, t->starts + (base + (1ULL << k)) * 8);
+		start_lo = load_u64(image, t->lows + (base + (1ULL << k)) * 8);
 		/* Borrow of the 128-bit subtraction addr - start: 1 when start is above addr. */
-		__u64 d = opaque(lo - start_lo);
-		__u64 borrow = ((~lo & start_lo) | (~(lo ^ start_lo) & d)) >> 63;
-		__u64 e = opaque(hi - start_hi - borrow);
-		__u64 above = opaque(((~hi & start_hi) | (~(hi ^ start_hi) & e)) >> 63);
-
-		base += half * (above ^ 1);
-		length -= half;
+		d = opaque(lo - start_lo);
+		borrow = ((~lo & start_lo) | (~(lo ^ start_lo) & d)) >> 63;
+		e = opaque(hi - start_hi - borrow);
+		above = opaque(((~hi & start_hi) | (~(hi ^ start_hi) & e)) >> 63);
+		base += (above ^ 1) << k;
 	}
 	return base;
 }

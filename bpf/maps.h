@@ -11,11 +11,18 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-/* A sorted list of interval starts, the class of each interval, and the rule vector of each class. */
+/*
+ * A sorted list of interval starts, the class of each interval, and the rule vector of each class. Both lists
+ * are padded by 2^steps entries, so that a search may look beyond the end: with the highest address, and with
+ * the last class.
+ */
 struct intervals {
 	__u32 count;	/* intervals; 0: no rule looks at this dimension */
-	__u32 starts;	/* byte offset of u32[count] (IPv4) or u64[2][count] (IPv6: high halves, low halves) */
-	__u32 classes;	/* byte offset of u32[count] */
+	__u32 root;	/* byte offset of u32[65536]: the interval of address h << 16; 0: none (IPv6: always) */
+	__u32 steps;	/* of the binary search behind the root, or from the first interval */
+	__u32 starts;	/* byte offset of u32[] (IPv4) or of u64[] (IPv6: the high halves) */
+	__u32 lows;	/* byte offset of u64[]: the low halves (IPv6) */
+	__u32 classes;	/* byte offset of u32[] */
 	__u32 nclasses;
 	__u32 vectors;	/* byte offset of u64[nclasses][words] */
 };

@@ -27,7 +27,10 @@ type UntrackedTableLayout struct {
 	Src4    struct {
 		_        structs.HostLayout
 		Count    uint32
+		Root     uint32
+		Steps    uint32
 		Starts   uint32
+		Lows     uint32
 		Classes  uint32
 		Nclasses uint32
 		Vectors  uint32
@@ -35,7 +38,10 @@ type UntrackedTableLayout struct {
 	Dst4 struct {
 		_        structs.HostLayout
 		Count    uint32
+		Root     uint32
+		Steps    uint32
 		Starts   uint32
+		Lows     uint32
 		Classes  uint32
 		Nclasses uint32
 		Vectors  uint32
@@ -43,7 +49,10 @@ type UntrackedTableLayout struct {
 	Src6 struct {
 		_        structs.HostLayout
 		Count    uint32
+		Root     uint32
+		Steps    uint32
 		Starts   uint32
+		Lows     uint32
 		Classes  uint32
 		Nclasses uint32
 		Vectors  uint32
@@ -51,7 +60,10 @@ type UntrackedTableLayout struct {
 	Dst6 struct {
 		_        structs.HostLayout
 		Count    uint32
+		Root     uint32
+		Steps    uint32
 		Starts   uint32
+		Lows     uint32
 		Classes  uint32
 		Nclasses uint32
 		Vectors  uint32

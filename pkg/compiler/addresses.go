@@ -3,6 +3,8 @@
 package compiler
 
 import (
+	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
@@ -169,20 +171,61 @@ func compileAddresses6(rules []policy.Rule, words int, s side) *intervals[netset
 	return t
 }
 
-// intervals6 writes the high halves of all starts, then the low halves, as bpf/classify.h reads them.
+// rootThreshold is how many IPv4 intervals are worth a root, which takes 256 KiB.
+const rootThreshold = 32
+
+func (b *builder) intervals4(t *intervals[uint32]) Intervals {
+	if t == nil {
+		return Intervals{}
+	}
+	out := Intervals{Count: uint32(len(t.starts))}
+	most := len(t.starts) - 1 // intervals that a search may have to go forward
+	if len(t.starts) > rootThreshold {
+		var root []uint32
+		root, most = rootOf(t.starts)
+		out.Root = b.u32s(root)
+	}
+	out.Steps = uint32(bits.Len(uint(most)))
+	pad := 1 << out.Steps
+	out.Starts = b.u32s(append(t.starts, slices.Repeat([]uint32{math.MaxUint32}, pad)...))
+	out.Classes = b.u32s(t.paddedClasses(pad))
+	out.NClasses, out.Vectors = b.vectors(t.classes)
+	return out
+}
+
+// rootOf gives for each h the interval that address h<<16 is in, and how many more start before the next h at most.
+func rootOf(starts []uint32) (root []uint32, most int) {
+	root = make([]uint32, 1<<16)
+	i := 0
+	for h := range root {
+		for i+1 < len(starts) && starts[i+1] <= uint32(h)<<16 {
+			i++
+		}
+		root[h] = uint32(i)
+		if h > 0 {
+			most = max(most, i-int(root[h-1]))
+		}
+	}
+	return root, max(most, len(starts)-1-i)
+}
+
 func (b *builder) intervals6(t *intervals[netset.Addr6]) Intervals {
 	if t == nil {
 		return Intervals{}
 	}
-	halves := make([]uint64, 0, 2*len(t.starts))
-	for _, a := range t.starts {
-		halves = append(halves, a.Hi)
+	out := Intervals{Count: uint32(len(t.starts)), Steps: uint32(bits.Len(uint(len(t.starts) - 1)))}
+	pad := 1 << out.Steps
+	his, los := make([]uint64, 0, len(t.starts)+pad), make([]uint64, 0, len(t.starts)+pad)
+	for _, a := range append(t.starts, slices.Repeat([]netset.Addr6{netset.Max6}, pad)...) {
+		his, los = append(his, a.Hi), append(los, a.Lo)
 	}
-	for _, a := range t.starts {
-		halves = append(halves, a.Lo)
-	}
-	out := Intervals{Count: uint32(len(t.starts))}
-	out.Starts, out.Classes = b.u64s(halves), b.u32s(t.classOf)
+	out.Starts, out.Lows = b.u64s(his), b.u64s(los)
+	out.Classes = b.u32s(t.paddedClasses(pad))
 	out.NClasses, out.Vectors = b.vectors(t.classes)
 	return out
+}
+
+func (t *intervals[A]) paddedClasses(pad int) []uint32 {
+	last := t.classOf[len(t.classOf)-1]
+	return append(t.classOf, slices.Repeat([]uint32{last}, pad)...)
 }

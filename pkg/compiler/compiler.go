@@ -17,9 +17,9 @@
 // lowest bit is the first rule that matches. A dimension that no rule looks at has no table and costs nothing.
 // A negation, a range or a hundred thousand CIDRs in one rule only change which values share a class.
 //
-// Addresses are found by binary search over the sorted starts of the intervals that share a class; ports
-// through pages of 256 classes, equal pages being stored once. [Image.Classify] walks the image in Go, step by
-// step as bpf/classify.h does.
+// Addresses are found by binary search over the sorted starts of the intervals that share a class, for IPv4
+// from where a table of the top 16 bits says; ports through pages of 256 classes, equal pages being stored
+// once. [Image.Classify] walks the image in Go, step by step as bpf/classify.h does.
 package compiler
 
 import (
@@ -117,16 +117,6 @@ func (b *builder) u64s(values []uint64) uint32 {
 
 func (b *builder) vectors(c *classes) (count, at uint32) {
 	return uint32(c.count), b.u64s(c.vectors)
-}
-
-func (b *builder) intervals4(t *intervals[uint32]) Intervals {
-	if t == nil {
-		return Intervals{}
-	}
-	out := Intervals{Count: uint32(len(t.starts))}
-	out.Starts, out.Classes = b.u32s(t.starts), b.u32s(t.classOf)
-	out.NClasses, out.Vectors = b.vectors(t.classes)
-	return out
 }
 
 func (b *builder) pages(t *pageTable, err error) Pages {

@@ -12,7 +12,7 @@ type Layout struct {
 
 // Intervals is a sorted list of interval starts with a class each. Count 0: no rule looks at the dimension.
 type Intervals struct {
-	Count, Starts, Classes, NClasses, Vectors uint32
+	Count, Root, Steps, Starts, Lows, Classes, NClasses, Vectors uint32
 }
 
 // Pages is a two-level table of 16-bit values. NPages 0: no rule looks at the dimension.

@@ -5,6 +5,7 @@ package compiler
 import (
 	"encoding/binary"
 	"math/bits"
+	"net/netip"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -26,19 +27,27 @@ func (im *Image) Classify(p *policy.Packet) int {
 			match[w] &= im.u64(vectors + class*l.Words*8 + uint32(w)*8)
 		}
 	}
-	byInterval := func(t *Intervals, after func(i uint32) bool) {
+	byInterval := func(t *Intervals, base uint32, above func(i uint32) bool) {
 		if t.Count == 0 {
 			return
 		}
-		base := uint32(0)
-		for length := t.Count; length > 1; {
-			half := length / 2
-			if !after(base + half) {
-				base += half
+		for k := t.Steps; k > 0; k-- {
+			if next := base + 1<<(k-1); !above(next) {
+				base = next
 			}
-			length -= half
 		}
 		and(im.u32(t.Classes+base*4), t.Vectors)
+	}
+	by4 := func(t *Intervals, addr netip.Addr) {
+		a, base := netset.From4(addr), uint32(0)
+		if t.Root != 0 {
+			base = im.u32(t.Root + a>>16*4)
+		}
+		byInterval(t, base, func(i uint32) bool { return im.u32(t.Starts+i*4) > a })
+	}
+	by6 := func(t *Intervals, addr netip.Addr) {
+		a := netset.From6(addr)
+		byInterval(t, 0, func(i uint32) bool { return im.start6(t, i).Compare(a) > 0 })
 	}
 	byPage := func(t *Pages, key uint32) {
 		if t.NPages == 0 {
@@ -49,13 +58,11 @@ func (im *Image) Classify(p *policy.Packet) int {
 	}
 
 	if p.Src.Is4() {
-		src, dst := netset.From4(p.Src), netset.From4(p.Dst)
-		byInterval(&l.Src4, func(i uint32) bool { return im.u32(l.Src4.Starts+i*4) > src })
-		byInterval(&l.Dst4, func(i uint32) bool { return im.u32(l.Dst4.Starts+i*4) > dst })
+		by4(&l.Src4, p.Src)
+		by4(&l.Dst4, p.Dst)
 	} else {
-		src, dst := netset.From6(p.Src), netset.From6(p.Dst)
-		byInterval(&l.Src6, func(i uint32) bool { return im.start6(&l.Src6, i).Compare(src) > 0 })
-		byInterval(&l.Dst6, func(i uint32) bool { return im.start6(&l.Dst6, i).Compare(dst) > 0 })
+		by6(&l.Src6, p.Src)
+		by6(&l.Dst6, p.Dst)
 	}
 	slot, value := l4Key(p)
 	byPage(&l.L4, slot<<16|value)
@@ -96,7 +103,7 @@ func l4Key(p *policy.Packet) (slot, value uint32) {
 }
 
 func (im *Image) start6(t *Intervals, i uint32) netset.Addr6 {
-	return netset.Addr6{Hi: im.u64(t.Starts + i*8), Lo: im.u64(t.Starts + t.Count*8 + i*8)}
+	return netset.Addr6{Hi: im.u64(t.Starts + i*8), Lo: im.u64(t.Lows + i*8)}
 }
 
 func (im *Image) u16(at uint32) uint16 { return binary.NativeEndian.Uint16(im.Bytes[at:]) }

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"reflect"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/untracked-cni/untracked/bpf"
 	"github.com/untracked-cni/untracked/pkg/compiler"
+	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/packet"
 	"github.com/untracked-cni/untracked/pkg/policy"
 	"github.com/untracked-cni/untracked/pkg/policy/policytest"
@@ -145,4 +147,58 @@ func TestLayout(t *testing.T) {
 	if c.Size() != g.Size() || !reflect.DeepEqual(shape(c), shape(g)) {
 		t.Errorf("C has %d bytes %v, Go %d bytes %v", c.Size(), shape(c), g.Size(), shape(g))
 	}
+}
+
+// A large set is looked up right at the edges of its prefixes, through every depth of the tables.
+func TestLargeSets(t *testing.T) {
+	requireRoot(t)
+	for _, n := range []int{30, 33, 1000, 200_000} {
+		g := policytest.New(uint64(n))
+		var b netset.Builder
+		var edges []netip.Addr
+		for i := range n {
+			p4 := netip.PrefixFrom(netset.To4(g.Uint32()), 12+g.IntN(21)).Masked()
+			if g.IntN(2) == 0 { // a crowd below one top half
+				p4 = netip.PrefixFrom(netset.To4(0x0a0b0000|g.Uint32()&0xffff), 24+g.IntN(9)).Masked()
+			}
+			p6 := netip.PrefixFrom(netset.Addr6{Hi: 0x2001_0db8_0000_0000 | g.Uint64N(1<<24), Lo: g.Uint64()}.Netip(), 40+g.IntN(89)).Masked()
+			b.Add(p4)
+			b.Add(p6)
+			if i < 500 {
+				lo4, hi4 := netset.Bounds4(p4)
+				lo6, hi6 := netset.Bounds6(p6)
+				edges = append(edges, netset.To4(lo4-1), netset.To4(lo4), netset.To4(hi4), netset.To4(hi4+1),
+					lo6.Netip(), lo6.Netip().Prev(), hi6.Netip(), hi6.Next().Netip())
+			}
+		}
+		edges = append(edges, netset.To4(0), netset.To4(^uint32(0)), netset.Max6.Netip(), netset.Addr6{}.Netip())
+		rules := []policy.Rule{{Action: policy.Deny, Source: policy.Entity{Nets: b.Build()}}}
+		program := load(t, XDP, rules, ProgramOptions{Trace: true})
+		for _, a := range edges {
+			frame := udpFrame(a)
+			want := packet.Decide(rules, frame)
+			got, err := Decide(program.Program, frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != want {
+				t.Fatalf("%d CIDRs: %s: %+v, want %+v", n, a, got, want)
+			}
+		}
+	}
+}
+
+// udpFrame is a datagram from src to the host of the same family.
+func udpFrame(src netip.Addr) []byte {
+	frame := make([]byte, 14, 80)
+	if src.Is4() {
+		frame[12], frame[13] = 0x08, 0x00
+		ip := [20]byte{0: 0x45, 3: 28, 8: 64, 9: policy.UDP, 16: 192, 18: 2, 19: 1}
+		copy(ip[12:], src.AsSlice())
+		return append(append(frame, ip[:]...), 0, 1, 0, 2, 0, 8, 0, 0)
+	}
+	frame[12], frame[13] = 0x86, 0xdd
+	ip := [40]byte{0: 0x60, 5: 8, 6: policy.UDP, 7: 64, 24: 0x20, 25: 0x01, 39: 1}
+	copy(ip[8:], src.AsSlice())
+	return append(append(frame, ip[:]...), 0, 1, 0, 2, 0, 8, 0, 0)
 }

@@ -153,7 +153,11 @@ func (s *Set) String() string {
 	}
 	var parts []string
 	for _, p := range s.Prefixes() {
-		parts = append(parts, p.String())
+		if p.IsSingleIP() {
+			parts = append(parts, p.Addr().String())
+		} else {
+			parts = append(parts, p.String())
+		}
 	}
 	if len(parts) > few {
 		return fmt.Sprintf("%d CIDRs", s.entries)
