@@ -81,7 +81,7 @@ static __always_inline const __u64 *interval_vector(const void *image, const vol
 	return image + t->vectors + (__u64)class * layout.words * 8;
 }
 
-static __always_inline const __u64 *page_vector(const void *image, const volatile struct pages *t, __u32 key)
+static __always_inline const __u64 *page_vector(const void *image, const volatile struct pages *t, __u64 key)
 {
 	__u32 page = *(const __u16 *)(image + t->index + (key >> 8) * 2);
 	__u64 first;
@@ -89,7 +89,10 @@ static __always_inline const __u64 *page_vector(const void *image, const volatil
 
 	if (page >= t->npages)
 		return NULL;
-	/* Opaque, so that the sum stays a sum: of an OR the verifier knows no tight bound. */
+	/*
+	 * Opaque, so that the sum stays a sum: of an OR the verifier knows no tight bound, and before Linux 6.10
+	 * none at all.
+	 */
 	first = opaque((__u64)page * 256 * 2);
 	class = *(const __u16 *)(image + t->pages + first + (key & 255) * 2);
 	if (class >= t->nclasses)
@@ -141,11 +144,11 @@ static __noinline __u32 classify(const void *image, const struct packet *p)
 		}
 	}
 	if (layout.l4.npages) {
-		__u32 slot = p->slot;
+		__u64 slot = p->slot;
 
 		if (slot > SLOT_PROTOCOL)
 			return NO_RULE;
-		l4 = page_vector(image, &layout.l4, slot << 16 | p->value);
+		l4 = page_vector(image, &layout.l4, opaque(slot << 16) + p->value);	/* a sum, as in page_vector() */
 		REQUIRE(l4);
 	}
 	if (layout.sport.npages) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/node"
+	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
 func newApply(version string) *cobra.Command {
@@ -44,7 +46,7 @@ list changes nothing. Exit code 1 says that some interface is without the policy
 			if err != nil {
 				return usage(err)
 			}
-			n := &node.Node{Version: version, BPFFS: c.BPFFS, RunDir: c.RunDir, Log: logger(cmd.ErrOrStderr(), c.LogLevel+4)}
+			n := &node.Node{Version: version, BPFFS: c.BPFFS, RunDir: c.RunDir, Log: logger(cmd.ErrOrStderr(), c.LogLevel)}
 			if dryRun {
 				return printPlan(cmd.OutOrStdout(), n, c, asJSON)
 			}
@@ -54,7 +56,17 @@ list changes nothing. Exit code 1 says that some interface is without the policy
 			if err != nil {
 				return applyError(err)
 			}
-			return printApplied(cmd.OutOrStdout(), result, asJSON)
+			if !asJSON {
+				return printApplied(cmd.OutOrStdout(), result)
+			}
+			status, err := n.Status()
+			if err != nil {
+				return failed(err)
+			}
+			if err := printJSON(cmd.OutOrStdout(), status); err != nil {
+				return err
+			}
+			return inForce(result)
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, and why; change nothing")
@@ -78,19 +90,21 @@ func applyError(err error) error {
 }
 
 type planOutput struct {
-	Generation uint64       `json:"generation"`
-	Policy     string       `json:"policy"`
-	Reasons    []string     `json:"reasons"`
-	Steps      []string     `json:"steps"`
-	Ingress    []ruleOutput `json:"ingress"`
-	Egress     []ruleOutput `json:"egress"`
-	Problems   []string     `json:"problems"`
+	Generation uint64               `json:"generation"`
+	Policy     string               `json:"policy"`
+	Reasons    []string             `json:"reasons"`
+	Steps      []string             `json:"steps"`
+	Rules      []ruleOutput         `json:"rules"`
+	Problems   []node.ProblemStatus `json:"problems"`
 }
 
 type ruleOutput struct {
-	Rule   string `json:"rule"`
-	Action string `json:"action"`
-	Match  string `json:"match"`
+	Direction policy.Direction `json:"direction"`
+	Tier      string           `json:"tier"`
+	Policy    string           `json:"policy"`
+	Index     int              `json:"index"`
+	Action    string           `json:"action"`
+	Match     string           `json:"match"`
 }
 
 func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
@@ -99,68 +113,68 @@ func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
 		return applyError(err)
 	}
 	out := planOutput{
-		Generation: plan.Generation, Policy: plan.Policy, Reasons: reasons, Steps: plan.Steps(),
-		Problems: []string{},
+		Generation: plan.Generation, Policy: plan.Policy, Reasons: append([]string{}, reasons...), Steps: plan.Steps(),
+		Problems: []node.ProblemStatus{},
 	}
-	for i := range plan.Rules.Ingress {
-		r := &plan.Rules.Ingress[i]
-		out.Ingress = append(out.Ingress, ruleOutput{r.Name(), r.Action.String(), r.Match()})
-	}
-	for i := range plan.Rules.Egress {
-		r := &plan.Rules.Egress[i]
-		out.Egress = append(out.Egress, ruleOutput{r.Name(), r.Action.String(), r.Match()})
+	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+		list := plan.Rules.Of(d)
+		for i := range list {
+			r := &list[i]
+			out.Rules = append(out.Rules, ruleOutput{d, r.Tier, r.Policy, r.Index, r.Action.String(), r.Match()})
+		}
 	}
 	for _, p := range plan.Problems {
-		out.Problems = append(out.Problems, p.String())
+		out.Problems = append(out.Problems, node.ProblemStatus{Code: p.Code, Message: p.Message, Remedy: p.Remedy})
 	}
 	if asJSON {
 		return printJSON(w, out)
 	}
-	fmt.Fprintln(w, "Nothing was changed. The next apply would:")
+	if len(reasons) == 0 {
+		fmt.Fprintln(w, "The node matches this policy already, so a pod that starts changes nothing. Applied by hand, it would be done again:")
+	} else {
+		fmt.Fprintln(w, "Nothing was changed. The next apply, or pod that starts, would:")
+	}
 	for _, s := range out.Steps {
 		fmt.Fprintf(w, "  %s\n", s)
 	}
-	if len(reasons) == 0 {
-		fmt.Fprintln(w, "\nThe node matches this policy already: a pod that starts changes nothing.")
-	} else {
+	if len(reasons) > 0 {
 		fmt.Fprintln(w, "\nWhy:")
 		for _, r := range reasons {
 			fmt.Fprintf(w, "  %s\n", r)
 		}
 	}
-	for _, p := range out.Problems {
-		fmt.Fprintf(w, "\nNote: %s\n", p)
-	}
+	printProblems(w, out.Problems)
 	fmt.Fprintln(w)
 	t := newTable(w, "DIRECTION", "RULE", "ACTION", "MATCH")
-	for _, r := range out.Ingress {
-		t.row("ingress", r.Rule, r.Action, r.Match)
-	}
-	for _, r := range out.Egress {
-		t.row("egress", r.Rule, r.Action, r.Match)
+	for _, r := range out.Rules {
+		t.row(string(r.Direction), ruleName(r.Tier, r.Policy, r.Index), r.Action, r.Match)
 	}
 	return t.flush()
 }
 
-func printApplied(w io.Writer, result *node.Result, asJSON bool) error {
+func printApplied(w io.Writer, result *node.Result) error {
 	r := result.Record
-	if asJSON {
-		if err := printJSON(w, r); err != nil {
-			return err
-		}
-	} else {
-		installed := 0
-		for _, i := range r.Interfaces {
-			if i.Attached.Mode != "" {
-				installed++
-				fmt.Fprintf(w, "%s: in force, %s\n", i.Name, modeWords(string(i.Attached.Mode)))
-			}
-		}
-		fmt.Fprintf(w, "policy %s, generation %d, %d rules, on %d of %d interfaces\n", r.Policy, r.Generation, r.Rules, installed, len(r.Interfaces))
-		for _, p := range result.Problems {
-			fmt.Fprintf(w, "\n%s: %s\n  remedy: %s\n", p.Code, p.Message, p.Remedy)
+	var attached []string
+	for _, i := range r.Interfaces {
+		if i.Attached.Mode != "" {
+			attached = append(attached, i.Name)
+			fmt.Fprintf(w, "%s: in force, %s\n", i.Name, modeWords(string(i.Attached.Mode)))
 		}
 	}
+	where := "no interface"
+	if len(attached) > 0 {
+		where = strings.Join(attached, ", ")
+	}
+	fmt.Fprintf(w, "policy %s, generation %d, %d rules, on %s\n", r.Policy, r.Generation, r.Rules, where)
+	var problems []node.ProblemStatus
+	for _, p := range result.Problems {
+		problems = append(problems, node.ProblemStatus{Code: p.Code, Message: p.Message, Remedy: p.Remedy})
+	}
+	printProblems(w, problems)
+	return inForce(result)
+}
+
+func inForce(result *node.Result) error {
 	if result.Broken() {
 		return failed(errors.New("the policy is not in force everywhere"))
 	}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -65,6 +66,9 @@ func Run(version string, args []string, stdout, stderr io.Writer) int {
 		code = exit.code
 	}
 	if text := err.Error(); text != "" {
+		if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+			text += " (run as root)"
+		}
 		fmt.Fprintf(stderr, "untracked: %s\n", text)
 	}
 	return code
@@ -89,8 +93,6 @@ func newRoot(version string) *cobra.Command {
   untracked status                                             is it in force, and is anything wrong
   untracked rules                                              every rule with its packets and bytes
   untracked remove                                             off again, nothing left behind`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("untracked {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -107,10 +109,14 @@ func (p *places) register(cmd *cobra.Command) {
 }
 
 func (p *places) node(version string, stderr io.Writer) *node.Node {
-	return &node.Node{Version: version, BPFFS: p.bpffs, RunDir: p.runDir, Log: logger(stderr, slog.LevelWarn)}
+	return &node.Node{Version: version, BPFFS: p.bpffs, RunDir: p.runDir, Log: logger(stderr, slog.LevelInfo)}
 }
 
+// logger is silent unless the operator asked for debugging: what matters, the command prints by itself.
 func logger(w io.Writer, level slog.Level) *slog.Logger {
+	if level > slog.LevelDebug {
+		return slog.New(slog.DiscardHandler)
+	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 

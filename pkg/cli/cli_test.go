@@ -39,6 +39,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--help"}, exitOK, "untracked apply"},
 		{[]string{"--version"}, exitOK, "untracked 1.2.3"},
 		{[]string{"frobnicate"}, exitUsage, "frobnicate"},
+		{[]string{"statu"}, exitUsage, "Did you mean"},
 		{[]string{"status", "--frobnicate"}, exitUsage, "--frobnicate"},
 		{[]string{"status", "extra"}, exitUsage, "extra"},
 		{[]string{"status", "-o", "yaml"}, exitUsage, "want text or json"},
@@ -75,7 +76,7 @@ func TestNothingApplied(t *testing.T) {
 	if code, _, stderr := run(append([]string{"rules"}, where...)...); code != exitFailed || !strings.Contains(stderr, "no policy") {
 		t.Errorf("rules: exit code %d, %s", code, stderr)
 	}
-	if code, stdout, _ := run(append([]string{"rules", "-o", "json"}, where...)...); code != exitOK || strings.TrimSpace(stdout) != "[]" {
+	if code, stdout, _ := run(append([]string{"rules", "-o", "json"}, where...)...); code != exitFailed || strings.TrimSpace(stdout) != "[]" {
 		t.Errorf("rules -o json: exit code %d, %s", code, stdout)
 	}
 }

@@ -8,12 +8,27 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/untracked-cni/untracked/pkg/node"
+	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+func printProblems(w io.Writer, problems []node.ProblemStatus) {
+	for _, p := range problems {
+		fmt.Fprintf(w, "\n%s: %s\n  remedy: %s\n", p.Code, p.Message, p.Remedy)
+	}
+}
+
+// ruleName is how listings call a rule: tier/policy[index].
+func ruleName(tier, name string, index int) string {
+	r := policy.Rule{Tier: tier, Policy: name, Index: index}
+	return r.Name()
 }
 
 // table prints aligned columns.

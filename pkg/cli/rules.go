@@ -3,7 +3,7 @@
 package cli
 
 import (
-	"fmt"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -32,25 +32,24 @@ Exit code 1 says that no policy has been applied.`,
 			if err != nil {
 				return failed(err)
 			}
+			none := rules == nil
 			if nonzero {
 				rules = matched(rules)
 			}
 			if asJSON {
-				if rules == nil {
-					rules = []node.RuleStatus{}
+				if err := printJSON(cmd.OutOrStdout(), append([]node.RuleStatus{}, rules...)); err != nil {
+					return err
 				}
-				return printJSON(cmd.OutOrStdout(), rules)
 			}
-			if rules == nil && !nonzero {
-				return failed(fmt.Errorf("no policy has been applied to this node"))
+			if none {
+				return failed(errors.New("no policy is in force on this node"))
+			}
+			if asJSON {
+				return nil
 			}
 			t := newTable(cmd.OutOrStdout(), "INTERFACE", "DIRECTION", "RULE", "ACTION", "PACKETS", "BYTES", "MATCH")
 			for _, r := range rules {
-				name := fmt.Sprintf("%s[%d]", r.Policy, r.Index)
-				if r.Tier != "" {
-					name = r.Tier + "/" + name
-				}
-				t.row(r.Interface, string(r.Direction), name, r.Action, number(r.Packets), number(r.Bytes), r.Match)
+				t.row(r.Interface, string(r.Direction), ruleName(r.Tier, r.Policy, r.Index), r.Action, number(r.Packets), number(r.Bytes), r.Match)
 			}
 			return t.flush()
 		},

@@ -83,9 +83,7 @@ func printStatus(w io.Writer, s *node.Status) error {
 			return err
 		}
 	}
-	for _, p := range s.Problems {
-		fmt.Fprintf(w, "\n%s: %s\n  remedy: %s\n", p.Code, p.Message, p.Remedy)
-	}
+	printProblems(w, s.Problems)
 	return nil
 }
 

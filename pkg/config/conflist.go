@@ -111,6 +111,9 @@ func (p *listParser) plugins(m member) {
 	case 0:
 		p.fail(m.valueAt, m.key, fault("no entry of type %q; want one, after the main plugin's", PluginType))
 	case 1:
+		if p.ours[0] == entries[0] {
+			p.fail(p.ours[0], m.key, fault("the entry of type %q is the first; want it after the main plugin's, whose result it passes on", PluginType))
+		}
 	default:
 		p.fail(p.ours[1], m.key, fault("several entries of type %q: %s; want one", PluginType, strings.Join(places, ", ")))
 	}

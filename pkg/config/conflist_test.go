@@ -15,13 +15,13 @@ func TestParseConflist(t *testing.T) {
 	const ours = `{"type":"untracked","annotations":{"untracked.cni/mode":"tc"}}`
 	for _, test := range []struct{ file, name, version string }{
 		{`{"name":"n","cniVersion":"1.0.0","plugins":[{"type":"bridge"},` + ours + `]}`, "n", "1.0.0"},
-		{`{"name":"n","plugins":[` + ours + `]}`, "n", ""},
-		{`{"cniVersions":["0.4.0","1.1.0","1.0.0"],"name":"n","cniVersion":"1.0.0","plugins":[` + ours + `]}`, "n", "1.1.0"},
-		{`{"cniVersions":["0.4.0","9.0.0"],"name":"n","cniVersion":"1.0.0","plugins":[` + ours + `]}`, "n", "1.0.0"},
-		{`{"cniVersions":["9.0.0"],"name":"n","cniVersion":"8.0.0","plugins":[` + ours + `]}`, "n", "8.0.0"},
-		{`{"cniVersions":["0.10.0","0.9.0"],"name":"n","plugins":[` + ours + `]}`, "n", "0.10.0"},
-		{`{"cniVersions":[],"name":"n","cniVersion":"1.0.0","plugins":[` + ours + `]}`, "n", "1.0.0"},
-		{`{"name":"n","cniVersion":"1.0.0","annotations":{"other/ports":"x"},"plugins":[
+		{`{"name":"n","plugins":[{"type":"bridge"},` + ours + `]}`, "n", ""},
+		{`{"cniVersions":["0.4.0","1.1.0","1.0.0"],"name":"n","cniVersion":"1.0.0","plugins":[{"type":"bridge"},` + ours + `]}`, "n", "1.1.0"},
+		{`{"cniVersions":["0.4.0","9.0.0"],"name":"n","cniVersion":"1.0.0","plugins":[{"type":"bridge"},` + ours + `]}`, "n", "1.0.0"},
+		{`{"cniVersions":["9.0.0"],"name":"n","cniVersion":"8.0.0","plugins":[{"type":"bridge"},` + ours + `]}`, "n", "8.0.0"},
+		{`{"cniVersions":["0.10.0","0.9.0"],"name":"n","plugins":[{"type":"bridge"},` + ours + `]}`, "n", "0.10.0"},
+		{`{"cniVersions":[],"name":"n","cniVersion":"1.0.0","plugins":[{"type":"bridge"},` + ours + `]}`, "n", "1.0.0"},
+		{`{"name":"n","cniVersion":"1.0.0","annotations":{"other/ports":"x"},"plugins":[{"type":"bridge"},
 			{"type":"untracked","name":7,"cniVersion":"0.1.0","annotations":{"untracked.cni/mode":"tc"}}]}`, "n", "1.0.0"},
 		{`{"type":"untracked","name":"single","cniVersion":"0.4.0","annotations":{"untracked.cni/mode":"tc"}}`, "single", "0.4.0"},
 		{ours, "", ""},
@@ -74,17 +74,18 @@ func TestParseConflistErrors(t *testing.T) {
 		`{"name":"n","plugins":[]}`:     `f.conflist:1:23: plugins: no entry of type "untracked"; want one, after the main plugin's`,
 		`{"name":"n","plugins":[1,{}]}`: `f.conflist:1:23: plugins: no entry of type "untracked"`,
 		`{"name":"n","plugins":{}}`:     `f.conflist:1:23: plugins: an object; want an array`,
-		"{\"name\":\"n\",\"plugins\":[\n{\"type\":\"untracked\"},\n{\"type\":\"bridge\"},\n {\"type\":\"untracked\"}]}": `f.conflist:4:2: plugins: several entries of type "untracked": 1 (line 2), 3 (line 4); want one`,
-		`{"plugins":[{"type":"untracked"}]}`:                                                           `f.conflist:1:1: name: not there; want the network's name`,
-		`{"name":"","plugins":[{"type":"untracked"}]}`:                                                 `f.conflist:1:9: name: "": empty; want the network's name`,
-		`{"name":3,"plugins":[{"type":"untracked"}]}`:                                                  `f.conflist:1:9: name: 3: a number; want a string`,
-		`{"name":"n","cniVersion":1,"plugins":[{"type":"untracked"}]}`:                                 `f.conflist:1:26: cniVersion: 1: a number; want a string such as "1.0.0"`,
-		`{"name":"n","cniVersion":"one","plugins":[{"type":"untracked"}]}`:                             `f.conflist:1:26: cniVersion: "one": not a version; want one such as 1.0.0`,
-		`{"name":"n","cniVersions":"1.0.0","plugins":[{"type":"untracked"}]}`:                          `f.conflist:1:27: cniVersions: "1.0.0": a string; want an array of strings`,
-		`{"name":"n","cniVersions":["1.0.0",7],"plugins":[{"type":"untracked"}]}`:                      `f.conflist:1:36: cniVersions: 7: a number; want`,
-		`{"name":"n","plugins":[],"plugins":[{"type":"untracked"}]}`:                                   `f.conflist:1:26: plugins: [{"type":"untracked"}]: the key is there twice; want it once`,
-		`{"name":"n","annotations":{"untracked.cni/ports":"tcp/80"},"plugins":[{"type":"untracked"}]}`: `f.conflist:1:28: untracked.cni/ports: "tcp/80": in the list's annotations, which a runtime drops; want it in`,
-		"{\"name\":\"n\",\"plugins\":[{\"type\":\"untracked\",\n\"annotations\":{\n\t\"untracked.cni/ports\":\t\"tcp/99999\",\n\t\"untracked.cni/prots\":\"\"}}]}": "f.conflist:3:25: untracked.cni/ports: \"tcp/99999\": port \"99999\" is not a number from 1 to 65535; want protocol/port or protocol/first-last, as in tcp/6379 or udp/7000-7100\n" +
+		"{\"name\":\"n\",\"plugins\":[\n{\"type\":\"untracked\"},\n{\"type\":\"bridge\"},\n {\"type\":\"untracked\"}]}":  `f.conflist:4:2: plugins: several entries of type "untracked": 1 (line 2), 3 (line 4); want one`,
+		`{"plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                                                           `f.conflist:1:1: name: not there; want the network's name`,
+		`{"name":"","plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                                                 `f.conflist:1:9: name: "": empty; want the network's name`,
+		`{"name":3,"plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                                                  `f.conflist:1:9: name: 3: a number; want a string`,
+		`{"name":"n","cniVersion":1,"plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                                 `f.conflist:1:26: cniVersion: 1: a number; want a string such as "1.0.0"`,
+		`{"name":"n","cniVersion":"one","plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                             `f.conflist:1:26: cniVersion: "one": not a version; want one such as 1.0.0`,
+		`{"name":"n","cniVersions":"1.0.0","plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                          `f.conflist:1:27: cniVersions: "1.0.0": a string; want an array of strings`,
+		`{"name":"n","cniVersions":["1.0.0",7],"plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                      `f.conflist:1:36: cniVersions: 7: a number; want`,
+		`{"name":"n","plugins":[],"plugins":[{"type":"bridge"},{"type":"untracked"}]}`:                                   `f.conflist:1:26: plugins: [{"type":"bridge"},{"type":"untracked"}]: the key is there twice; want it once`,
+		`{"name":"n","plugins":[{"type":"untracked"}]}`:                                                                  `f.conflist:1:24: plugins: the entry of type "untracked" is the first; want it after the main plugin's`,
+		`{"name":"n","annotations":{"untracked.cni/ports":"tcp/80"},"plugins":[{"type":"bridge"},{"type":"untracked"}]}`: `f.conflist:1:28: untracked.cni/ports: "tcp/80": in the list's annotations, which a runtime drops; want it in`,
+		"{\"name\":\"n\",\"plugins\":[{\"type\":\"bridge\"},{\"type\":\"untracked\",\n\"annotations\":{\n\t\"untracked.cni/ports\":\t\"tcp/99999\",\n\t\"untracked.cni/prots\":\"\"}}]}": "f.conflist:3:25: untracked.cni/ports: \"tcp/99999\": port \"99999\" is not a number from 1 to 65535; want protocol/port or protocol/first-last, as in tcp/6379 or udp/7000-7100\n" +
 			`f.conflist:4:2: untracked.cni/prots: "": unknown key; did you mean untracked.cni/ports?`,
 	} {
 		c, err := ParseConflist([]byte(file), "f.conflist")
@@ -95,7 +96,7 @@ func TestParseConflistErrors(t *testing.T) {
 }
 
 func TestParseConflistReportsListAndEntry(t *testing.T) {
-	_, err := ParseConflist([]byte(`{"plugins":[{"type":"untracked","annotations":{"untracked.cni/mode":"x"}}]}`), "f")
+	_, err := ParseConflist([]byte(`{"plugins":[{"type":"bridge"},{"type":"untracked","annotations":{"untracked.cni/mode":"x"}}]}`), "f")
 	if err == nil || strings.Count(err.Error(), "\n") != 1 || !strings.HasPrefix(err.Error(), "f:1:1: name: ") || !strings.Contains(err.Error(), "untracked.cni/mode") {
 		t.Errorf("%v, want the list's problem and then the entry's", err)
 	}

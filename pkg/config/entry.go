@@ -122,6 +122,9 @@ func (p *entryParser) annotations(m member) {
 
 func (p *entryParser) annotation(m member) {
 	if !isOurs(m.key) {
+		if name, near := nearMiss(m.key); near {
+			p.fail(m.keyAt, m.key, p.doc.problemAt(m.valueAt, "unknown key; did you mean %s%s?", Prefix, name))
+		}
 		return
 	}
 	name, exact := strings.CutPrefix(m.key, Prefix)
@@ -203,6 +206,17 @@ func mustFailsafes(s string) []policy.FailsafePort {
 // isOurs also holds for a key that would be ours but for its case or the spaces around it.
 func isOurs(key string) bool {
 	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(key)), Prefix)
+}
+
+// nearMiss recognises one of our names under no prefix, or under one that looks like ours: in our own entry
+// that is no other tool's annotation.
+func nearMiss(key string) (name string, near bool) {
+	domain, name, found := strings.Cut(key, "/")
+	if !found {
+		domain, name = "", key
+	}
+	_, known := setters[name]
+	return name, known && (domain == "" || strings.Contains(strings.ToLower(domain), PluginType))
 }
 
 // suggest names the key that an unknown one may stand for, or else all there are.

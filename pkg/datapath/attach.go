@@ -173,11 +173,19 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 	if mode == Generic {
 		flags = link.XDPGenericMode
 	}
-	var errs []error
+	var first error
+	refused := func(err error) {
+		// The twin is mostly refused for the same reason, which needs no telling twice.
+		if first == nil {
+			first = err
+		} else if first.Error() != err.Error() {
+			first = fmt.Errorf("%w; with fragments: %w", first, err)
+		}
+	}
 	for _, kind := range kinds {
 		program, err := load(kind)
 		if err != nil {
-			errs = append(errs, err)
+			refused(err)
 			continue
 		}
 		l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: t.Index, Flags: flags})
@@ -185,7 +193,7 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 			return nil, ErrForeignXDP
 		}
 		if err != nil {
-			errs = append(errs, err)
+			refused(err)
 			continue
 		}
 		defer l.Close()
@@ -194,7 +202,7 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 		}
 		return program, nil
 	}
-	return nil, fmt.Errorf("attach xdp to %s: %w", t.Name, errors.Join(errs...))
+	return nil, fmt.Errorf("attach xdp to %s: %w", t.Name, first)
 }
 
 // attachTC puts a program on the ingress of tc: by tcx (Linux 6.6), in front of everybody else's, or else as a

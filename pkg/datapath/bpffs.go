@@ -30,6 +30,17 @@ func EnsureBPFFS(path string) error {
 	if IsBPFFS(path) {
 		return nil
 	}
+	if err := CanMountBPFFS(path); err != nil {
+		return err
+	}
+	if err := unix.Mount("bpf", path, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RELATIME, "mode=0700"); err != nil {
+		return fmt.Errorf("%w at %s: mount it: %w", ErrNoBPFFS, path, err)
+	}
+	return nil
+}
+
+// CanMountBPFFS says why EnsureBPFFS would not mount a BPF file system at path.
+func CanMountBPFFS(path string) error {
 	if path != DefaultBPFFS {
 		return fmt.Errorf("%w at %s: mount one with `mount -t bpf bpf %s`", ErrNoBPFFS, path, path)
 	}
@@ -42,9 +53,6 @@ func EnsureBPFFS(path string) error {
 	}
 	if len(entries) > 0 {
 		return fmt.Errorf("%w at %s, and the directory is not empty: see what is mounted there (`findmnt %s`)", ErrNoBPFFS, path, path)
-	}
-	if err := unix.Mount("bpf", path, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RELATIME, "mode=0700"); err != nil {
-		return fmt.Errorf("%w at %s: mount it: %w", ErrNoBPFFS, path, err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/cilium/ebpf"
 
@@ -39,7 +40,8 @@ func (p *Pins) NewGeneration(number uint64, rules []policy.Rule, image *compiler
 func (g *Generation) Close() error { return g.tables.Close() }
 
 // Install puts the generation in force on an interface in one of the modes, the first that can be had, and
-// returns what is attached with the errors of the modes that could not. Only if none could is the final error set.
+// returns what is attached with the errors of the modes that could not. Only if none could is the final error set;
+// the interface is then as it was.
 //
 // While it runs, an interface that already had a policy goes from the old generation to the new one in a single
 // update of its link; no packet meets a mixture.
@@ -76,6 +78,9 @@ func (g *Generation) Install(t Target, modes []Mode) (Attached, []error, error) 
 			return a, refused, nil
 		}
 		refused = append(refused, err)
+	}
+	for _, what := range []string{"counters", "ledger"} {
+		refused = append(refused, os.Remove(generationPath(dir, what, g.number)))
 	}
 	return Attached{}, refused, errors.Join(refused...)
 }

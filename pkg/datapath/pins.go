@@ -34,6 +34,12 @@ func PinsAt(bpffs string) *Pins { return &Pins{filepath.Join(bpffs, "untracked")
 // Dir is the directory all pins are in.
 func (p *Pins) Dir() string { return p.dir }
 
+// Exist reports whether the directory is there, in this mount namespace.
+func (p *Pins) Exist() bool {
+	_, err := os.Stat(p.dir)
+	return err == nil
+}
+
 // Create makes the directory, for root's eyes only.
 func (p *Pins) Create() error {
 	for _, dir := range []string{p.dir, p.interfaces()} {
@@ -110,6 +116,45 @@ func generations(dir, what string) ([]uint64, error) {
 	return out, nil
 }
 
+// VerifyGenerations returns an error that says which pin is missing, or was left behind by a caller that was
+// killed. tables is the generation of the tables; interfaces are the indexes that may have pins, with the
+// generation in force there, 0 for none. It only reads names.
+func (p *Pins) VerifyGenerations(tables uint64, interfaces map[int]uint64) error {
+	only := func(dir, what string, gen uint64) error {
+		gens, err := generations(dir, what)
+		switch {
+		case err != nil:
+			return err
+		case !slices.Contains(gens, gen):
+			return fmt.Errorf("pin %s is missing", generationPath(dir, what, gen))
+		case len(gens) > 1:
+			return fmt.Errorf("pins %s-* of several generations are there, but one is in force", filepath.Join(dir, what))
+		}
+		return nil
+	}
+	if err := only(p.dir, "tables", tables); err != nil {
+		return err
+	}
+	pinned, err := p.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, i := range pinned {
+		gen, known := interfaces[i]
+		if !known {
+			return fmt.Errorf("pins of interface %d are there, which the policy does not cover", i)
+		}
+		if gen != 0 {
+			for _, what := range []string{"counters", "ledger"} {
+				if err := only(p.of(i), what, gen); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // pinMap pins m at path, replacing what an earlier call that was killed may have left there.
 func pinMap(m *ebpf.Map, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -122,7 +167,7 @@ func pinMap(m *ebpf.Map, path string) error {
 }
 
 // Prune removes the tables of all generations but tables, and for each interface the counters of all but the
-// one in keep, where 0 keeps them all. Interfaces that are not in keep lose their programs.
+// generation in keep. Interfaces that are not in keep lose their programs.
 func (p *Pins) Prune(tables uint64, keep map[int]uint64) error {
 	var errs []error
 	pinned, err := p.Interfaces()
@@ -131,13 +176,12 @@ func (p *Pins) Prune(tables uint64, keep map[int]uint64) error {
 	}
 	for _, i := range pinned {
 		gen, ok := keep[i]
-		switch {
-		case !ok:
+		if !ok {
 			errs = append(errs, p.removeInterface(i))
-		case gen != 0:
-			for _, what := range []string{"counters", "ledger"} {
-				errs = append(errs, removeGenerations(p.of(i), what, gen))
-			}
+			continue
+		}
+		for _, what := range []string{"counters", "ledger"} {
+			errs = append(errs, removeGenerations(p.of(i), what, gen))
 		}
 	}
 	errs = append(errs, removeGenerations(p.dir, "tables", tables))
@@ -224,7 +268,8 @@ func (p *Pins) Counts(ifindex int) (Counts, error) {
 	return newCounts(entries, totals), nil
 }
 
-// LacksMetadata reports whether an interface's driver has refused to carry the verdict from XDP to tc.
+// LacksMetadata reports whether an interface's driver has refused, in a generation, to carry the verdict from
+// XDP to tc.
 func (p *Pins) LacksMetadata(ifindex int, gen uint64) (bool, error) {
 	m, err := loadMap(generationPath(p.of(ifindex), "counters", gen))
 	if err != nil {

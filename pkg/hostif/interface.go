@@ -10,6 +10,8 @@ type Interface struct {
 	MTU   int
 	// Driver is ethtool's name of the driver, empty where there is none. Valid after [Describe].
 	Driver string
+	// Kind is rtnetlink's name of the kind of a virtual device, such as "bridge" or "veth"; "device" for others.
+	Kind string
 	// Layer3 says that packets have no Ethernet header here, as on WireGuard, tun and IP tunnels.
 	Layer3 bool
 	// Up is the administrative state; an interface that is up may still have no carrier.

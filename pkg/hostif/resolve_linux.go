@@ -184,7 +184,7 @@ func (r *resolver) choose(link netlink.Link, s Selector) {
 	index := link.Attrs().Index
 	i, ok := r.chosen[index]
 	if !ok {
-		i = newInterface(link.Attrs())
+		i = newInterface(link)
 		r.chosen[index] = i
 	}
 	if !slices.Contains(i.SelectedBy, s) {
@@ -212,8 +212,10 @@ func (r *resolver) result() ([]Interface, error) {
 	return out, nil
 }
 
-func newInterface(a *netlink.LinkAttrs) *Interface {
+func newInterface(link netlink.Link) *Interface {
+	a := link.Attrs()
 	return &Interface{
+		Kind:   link.Type(),
 		Name:   a.Name,
 		Index:  a.Index,
 		MTU:    a.MTU,

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/nft"
@@ -34,7 +36,15 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 		err = pins.Create()
 	}
 	if err != nil {
-		fail(ProblemBPFFS, "mount the BPF file system, or name another mount with "+config.Prefix+"bpffs", err)
+		problem := bpffsProblem(err)
+		fail(problem.Code, problem.Remedy, err)
+		for _, planned := range p.Interfaces {
+			r.Interfaces = append(r.Interfaces, InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint})
+		}
+		// Programs of ours, if there were any, went away with their pins; the way out must not stay untracked alone.
+		if err := nft.Remove(); err != nil && !errors.Is(err, nft.ErrNotSupported) {
+			fail(ProblemTable, "delete it: `nft delete table inet "+nft.TableName+"`", err)
+		}
 		return n.record(r, p)
 	}
 
@@ -42,19 +52,18 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	generation, err := pins.NewGeneration(p.Generation, p.Rules.Ingress, p.Image, c.Mark)
 	if err != nil {
 		fail(ProblemNotAttached, "see the message; the policy in force stays in force", err)
-		return n.record(keepOld(r, old), p)
+		return n.recordKept(r, old, p)
 	}
 	defer generation.Close()
 
-	keep := map[int]uint64{} // interface index → the generation whose counters are in use; 0: all
+	keep := map[int]uint64{} // interface index → the generation in force there
 	for _, planned := range p.Interfaces {
 		n.progress("programs of %s", planned.Name)
 		i := InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint, ForeignXDP: planned.Foreign}
 		attached, refused, err := generation.Install(planned.Target(), planned.Modes)
-		if err != nil {
-			fail(ProblemNotAttached, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %w", planned.Name, err))
-			keep[i.Index] = 0
-		} else {
+		switch {
+		case err == nil:
+			i.Attached, i.Generation = attached, p.Generation
 			for _, e := range refused {
 				r.Problems = append(r.Problems, Problem{
 					Code:    ProblemXDPRefused,
@@ -62,8 +71,16 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 					Remedy:  remedyFor(planned, e),
 				})
 			}
-			i.Attached = attached
-			keep[i.Index] = p.Generation
+		case errors.Is(err, datapath.ErrForeignXDP):
+			fail(ProblemForeignXDP, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %s", planned.Name, planned.ForeignName))
+		default:
+			fail(ProblemNotAttached, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %w", planned.Name, err))
+		}
+		if was, ok := old.stillGood(i, p.Policy, pins); !i.installed() && ok {
+			i = was
+		}
+		if i.installed() {
+			keep[i.Index] = i.Generation
 		}
 		r.Interfaces = append(r.Interfaces, i)
 	}
@@ -77,11 +94,9 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	}
 
 	n.progress("counters")
-	for index, gen := range keep {
-		if gen != 0 {
-			if err := pins.Carry(index); err != nil {
-				n.Log.Warn("counters start anew", "error", err)
-			}
+	for index := range keep {
+		if err := pins.Carry(index); err != nil {
+			n.Log.Warn("counters start anew", "error", err)
 		}
 	}
 
@@ -131,14 +146,33 @@ func newRecord(version string, c *config.Config, p *Plan, old *Record) *Record {
 	return r
 }
 
-// keepOld is the record of an apply that got nowhere: what was in force is, and what is wrong is known.
-func keepOld(failed, old *Record) *Record {
+// recordKept records an apply that got nowhere: what was in force is, its rules too, and what is wrong is known.
+func (n *Node) recordKept(failed, old *Record, p *Plan) (*Record, error) {
 	if old == nil {
-		return failed
+		return n.record(failed, p)
 	}
 	kept := *old
-	kept.Problems = failed.Problems
-	return &kept
+	kept.Problems, kept.Broken = failed.Problems, anyBroken(failed.Problems)
+	if err := writeFile(n.RunDir, recordFile, &kept); err != nil {
+		return nil, err
+	}
+	return &kept, nil
+}
+
+// stillGood finds an interface that could not be changed over, say to another mode, and has the same rules in
+// force as before: there the old programs stay. With other rules they must go, because the way out, which is
+// written anew for all interfaces at once, would no longer fit the way in.
+func (r *Record) stillGood(i InterfaceRecord, policy string, pins *datapath.Pins) (InterfaceRecord, bool) {
+	if r == nil || r.Policy != policy {
+		return InterfaceRecord{}, false
+	}
+	for _, was := range r.Interfaces {
+		if was.Index == i.Index && was.Name == i.Name && was.installed() && pins.Verify(was.Index, was.Attached) == nil {
+			was.ForeignXDP = i.ForeignXDP
+			return was, true
+		}
+	}
+	return InterfaceRecord{}, false
 }
 
 // table is the way out for every interface whose way in is installed: half a flow must not be untracked.
@@ -152,15 +186,28 @@ func (r *Record) table(mark uint32, egress []policy.Rule) *nft.Table {
 	return t
 }
 
+func bpffsProblem(err error) Problem {
+	return Problem{
+		Code: ProblemBPFFS, Message: err.Error(), Broken: true,
+		Remedy: "mount the BPF file system, or name another mount with " + config.Prefix + "bpffs",
+	}
+}
+
 // remedyFor knows what commonly stands in the way of a driver's XDP.
 func remedyFor(i PlannedInterface, err error) string {
+	tooLarge := errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) || errors.Is(err, unix.EOVERFLOW)
 	switch {
 	case errors.Is(err, datapath.ErrForeignXDP):
-		return "remove the other program, then run `untracked apply`"
-	case i.MTU > 3498:
-		return fmt.Sprintf("the MTU of %d may be more than driver %q takes with XDP: try `ip link set %s mtu 3498`, then `untracked apply`", i.MTU, i.Driver, i.Name)
-	case i.Driver == "virtio_net" || i.Driver == "gve" || i.Driver == "ena":
-		return fmt.Sprintf("driver %q needs spare queues and no receive offloads for XDP: see `ethtool -l %s` and `ethtool -k %s`, then run `untracked apply`", i.Driver, i.Name, i.Name)
+		return "remove the other program, or set " + config.Prefix + "mode to auto or tc; then run `untracked apply`"
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Sprintf("this interface has no native XDP as it is (`ethtool -k %s` shows receive offloads that drivers want off); set %smode to tc to do without", i.Name, config.Prefix)
+	case tooLarge && i.MTU > maxPlainMTU:
+		return fmt.Sprintf("the MTU of %d may be more than driver %q takes with XDP: try `ip link set %s mtu %d`, then `untracked apply`", i.MTU, i.Driver, i.Name, maxPlainMTU)
+	case errors.Is(err, unix.ENOMEM):
+		return fmt.Sprintf("driver %q needs spare queues for XDP: see `ethtool -l %s`, then run `untracked apply`", i.Driver, i.Name)
 	}
 	return "see the kernel's message in `dmesg`; set " + config.Prefix + "mode to tc to do without XDP"
 }
+
+// maxPlainMTU fits, with XDP's headroom, one page: what drivers without multi-buffer support ask for.
+const maxPlainMTU = 3498

@@ -7,8 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/untracked-cni/untracked/pkg/config"
@@ -66,9 +68,9 @@ func Expand(c *config.Config) (policy.Rules, []FileStamp, error) {
 	var stamps []FileStamp
 	var errs []error
 	for _, path := range c.DenyFiles {
-		set, stamp, err := readList(path)
+		set, stamp, err := readList(path) // whose errors begin with the path
 		if err != nil {
-			errs = append(errs, &config.Error{Key: config.Prefix + "deny-files", Value: path, Problem: err.Error()})
+			errs = append(errs, &config.Error{Key: config.Prefix + "deny-files", Problem: err.Error()})
 			continue
 		}
 		stamps = append(stamps, stamp)
@@ -92,30 +94,52 @@ func readList(path string) (*netset.Set, FileStamp, error) {
 	// The stamp is taken first: a file that changes while it is read will be seen to have changed.
 	stamp, err := stampOf(path)
 	if err != nil {
-		return nil, FileStamp{}, fmt.Errorf("%w; want the path of a list with an address or CIDR a line", err)
+		return nil, FileStamp{}, listError(err)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, FileStamp{}, err
+		return nil, FileStamp{}, listError(err)
 	}
 	defer f.Close()
 	set, err := netset.ReadList(f, path)
 	return set, stamp, err
 }
 
-// failsafeProblems warns of ports that the policy names and a failsafe takes away again.
-func failsafeProblems(c *config.Config) []Problem {
+// listError names the path once, in front.
+func listError(err error) error {
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		return fmt.Errorf("%s: %w; want the path of a list with an address or CIDR a line", pathError.Path, pathError.Err)
+	}
+	return err
+}
+
+// adviceOn names what is valid in a config and still not what anybody wants.
+func adviceOn(c *config.Config) []Problem {
 	var out []Problem
+	if c.Ports == nil && c.RemotePorts == nil && c.Deny == nil && c.DenyFiles == nil {
+		out = append(out, Problem{
+			Code:    ProblemEmptyPolicy,
+			Message: "nothing is untracked or denied: the entry has no policy",
+			Remedy:  fmt.Sprintf("name what this host serves in %sports, as in tcp/6379,udp/53", config.Prefix),
+		})
+	}
+	// Ports that the policy names and a failsafe takes away again.
 	check := func(key string, ports []policy.Port, failsafes []policy.FailsafePort, list string) {
 		for _, p := range ports {
+			var taken []string
 			for _, f := range failsafes {
 				if f.Protocol == p.Protocol && !f.Net.IsValid() && p.Range.First <= f.Port && f.Port <= p.Range.Last {
-					out = append(out, Problem{
-						Code:    ProblemFailsafePort,
-						Message: fmt.Sprintf("%s%s names %s/%d, which is a failsafe port and stays tracked", config.Prefix, key, policy.ProtocolName(p.Protocol), f.Port),
-						Remedy:  fmt.Sprintf("set %s%s to a list without it if you want it untracked", config.Prefix, list),
-					})
+					taken = append(taken, strconv.Itoa(int(f.Port)))
 				}
+			}
+			if len(taken) > 0 {
+				out = append(out, Problem{
+					Code: ProblemFailsafePort,
+					Message: fmt.Sprintf("%s%s: %s/%s stays tracked at %s, because failsafe ports do", config.Prefix, key,
+						policy.ProtocolName(p.Protocol), p.Range, strings.Join(taken, ",")),
+					Remedy: fmt.Sprintf("set %s%s to a list without them if you want them untracked", config.Prefix, list),
+				})
 			}
 		}
 	}

@@ -46,17 +46,24 @@ func (n *Node) drift(c *config.Config, r *Record) []string {
 func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	found, err := hostif.Resolve(c.Interfaces)
+	found, err := resolve(c, r)
 	if err != nil {
 		add("%v", err)
+		return out
+	}
+	pins := n.pins()
+	installed := slices.ContainsFunc(r.Interfaces, func(i InterfaceRecord) bool { return i.installed() })
+	if installed && !pins.Exist() {
+		add("nothing is pinned at %s in this mount namespace (what `ip netns exec` or a container pins dies with it: use `nsenter --net=`)", pins.Dir())
 		return out
 	}
 	now := make(map[string]hostif.Interface, len(found))
 	for _, f := range found {
 		now[f.Name] = f
 	}
-	pins := n.pins()
+	covered := make(map[int]uint64, len(r.Interfaces))
 	for _, was := range r.Interfaces {
+		covered[was.Index] = was.Generation
 		is, ok := now[was.Name]
 		delete(now, was.Name)
 		switch {
@@ -77,7 +84,7 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 			add("interface %s: the other XDP program is gone", was.Name)
 		}
 		if was.Attached.Mode != datapath.Classifier && c.Mode == config.ModeAuto {
-			if lacks, err := pins.LacksMetadata(was.Index, r.Generation); err != nil {
+			if lacks, err := pins.LacksMetadata(was.Index, was.Generation); err != nil {
 				add("interface %s lost its counters: %v", was.Name, err)
 			} else if lacks {
 				add("interface %s: the driver carries no metadata from XDP to tc", was.Name)
@@ -86,6 +93,11 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 	}
 	for name := range now {
 		add("interface %s is new", name)
+	}
+	if installed {
+		if err := pins.VerifyGenerations(r.Generation, covered); err != nil {
+			add("%v", err)
+		}
 	}
 	if r.Table != "" {
 		switch digest, err := nft.InForce(); {

@@ -78,8 +78,8 @@ func (n *Node) Ensure(ctx context.Context, c *config.Config) (*Result, error) {
 	return n.Apply(ctx, c, false)
 }
 
-// Apply is Ensure under the lock. With force it applies even where nothing seems to have changed, and makes the
-// config's network the only one that the record knows: an operator has spoken.
+// Apply is Ensure under the lock. With force it applies even where nothing seems to have changed, and forgets
+// networks and interfaces that the config does not name: an operator has spoken.
 func (n *Node) Apply(ctx context.Context, c *config.Config, force bool) (*Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
@@ -100,10 +100,11 @@ func (n *Node) Apply(ctx context.Context, c *config.Config, force bool) (*Result
 	if len(reasons) == 0 {
 		reasons = []string{"asked for"}
 	}
+	selected := record
 	if force && record != nil {
-		record.Networks = nil
+		record.Networks, selected = nil, nil
 	}
-	plan, err := n.plan(c, record)
+	plan, err := n.plan(c, selected, record.generation())
 	if err != nil {
 		return nil, err
 	}

@@ -37,8 +37,9 @@ type PlannedInterface struct {
 	hostif.Interface
 	// Modes are tried in order.
 	Modes []datapath.Mode
-	// Foreign is the ID of somebody else's XDP program.
-	Foreign uint32
+	// Foreign is the ID of somebody else's XDP program, ForeignName says in words which and how.
+	Foreign     uint32
+	ForeignName string
 }
 
 // Target is what the datapath needs to know of the interface.
@@ -74,7 +75,7 @@ var driversWithoutMetadata = []string{"ena"}
 
 // MakePlan decides what to do: pure. pinned are the interface indexes that have our programs.
 func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned []int) (*Plan, error) {
-	p := &Plan{Rules: rules, Policy: policyHash(rules), Problems: failsafeProblems(c)}
+	p := &Plan{Rules: rules, Policy: policyHash(rules), Problems: adviceOn(c)}
 	var err error
 	if p.Image, err = compiler.Compile(rules.Ingress); err != nil {
 		return nil, &config.Error{Key: "annotations", Problem: "the policy cannot be compiled: " + err.Error()}
@@ -89,6 +90,7 @@ func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned 
 		p.Interfaces = append(p.Interfaces, i)
 		p.Problems = append(p.Problems, problems...)
 	}
+	p.Problems = append(p.Problems, bridgeProblems(observed)...)
 	for _, index := range pinned {
 		if !slices.ContainsFunc(found, func(f hostif.Interface) bool { return f.Index == index }) {
 			p.Leave = append(p.Leave, index)
@@ -109,6 +111,7 @@ func planInterface(mode config.Mode, o Observed) (PlannedInterface, []Problem) {
 	i := PlannedInterface{Interface: o.Interface}
 	if o.foreignXDP() {
 		i.Foreign = max(o.XDP.ProgID, 1)
+		i.ForeignName = fmt.Sprintf("XDP program %s, not ours, is attached in %s mode", o.XDPName, o.XDP.Mode)
 	}
 	switch mode {
 	case config.ModeNative:
@@ -132,15 +135,31 @@ func planInterface(mode config.Mode, o Observed) (PlannedInterface, []Problem) {
 	if mode == config.ModeAuto && (noMetadata || i.Foreign != 0 || o.Layer3) {
 		i.Modes = []datapath.Mode{datapath.Classifier}
 	}
-	if i.Foreign != 0 && mode != config.ModeTC {
+	if i.Foreign != 0 && mode == config.ModeAuto {
 		problems = append(problems, Problem{
 			Code:    ProblemForeignXDP,
-			Message: fmt.Sprintf("%s: XDP program %s, not ours, is attached in %s mode", o.Name, o.XDPName, o.XDP.Mode),
-			Remedy:  "nothing is lost in tc mode; to use XDP, remove the other program and run `untracked apply`",
-			Broken:  mode != config.ModeAuto,
+			Message: fmt.Sprintf("%s: %s, so the tc program classifies", o.Name, i.ForeignName),
+			Remedy:  "none is needed; to use XDP here, remove the other program and run `untracked apply`",
 		})
 	}
 	return i, problems
+}
+
+// bridgeProblems warns of a bridge without its ports. Where br_netfilter is on, as Kubernetes wants it, netfilter
+// sees an arriving packet while the bridge forwards it, before the bridge's own tc hook could mark it.
+func bridgeProblems(observed []Observed) []Problem {
+	var out []Problem
+	for _, o := range observed {
+		port := func(p Observed) bool { return p.Master.Index == o.Index }
+		if o.Kind == "bridge" && !slices.ContainsFunc(observed, port) {
+			out = append(out, Problem{
+				Code:    ProblemBridge,
+				Message: fmt.Sprintf("%s is a bridge: with br_netfilter, netfilter sees packets before %s can mark them, and only the way out is untracked", o.Name, o.Name),
+				Remedy:  fmt.Sprintf("name its uplink too, as in %sinterfaces: %s,eth0; or set net.bridge.bridge-nf-call-iptables to 0", config.Prefix, o.Name),
+			})
+		}
+	}
+	return out
 }
 
 // Steps lists in words what apply is going to do.
@@ -158,12 +177,13 @@ func (p *Plan) Steps() []string {
 		out = append(out, fmt.Sprintf("detach from ifindex %d", index))
 	}
 	return append(out,
-		fmt.Sprintf("write table inet %s: %d egress rules an interface, on %d", nft.TableName, len(p.Rules.Egress), len(p.Interfaces)),
+		fmt.Sprintf("write table inet %s: %d egress rules for each interface", nft.TableName, len(p.Rules.Egress)),
 		"evict the conntrack entries of flows that become untracked")
 }
 
-// plan observes the node and makes the plan.
-func (n *Node) plan(c *config.Config, r *Record) (*Plan, error) {
+// plan observes the node and makes the plan. r is the record, or nil where what was selected before is to be
+// forgotten; last is the generation in force, 0 if there is none.
+func (n *Node) plan(c *config.Config, r *Record, last uint64) (*Plan, error) {
 	rules, files, err := Expand(c)
 	if err != nil {
 		return nil, err
@@ -173,7 +193,7 @@ func (n *Node) plan(c *config.Config, r *Record) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := resolve(c.Interfaces, pinned)
+	found, err := resolve(c, r)
 	if err != nil {
 		return nil, err
 	}
@@ -195,38 +215,37 @@ func (n *Node) plan(c *config.Config, r *Record) (*Plan, error) {
 		return nil, err
 	}
 	p.Files = files
-	last, err := pins.LastGeneration()
+	pinnedLast, err := pins.LastGeneration()
 	if err != nil {
 		return nil, err
 	}
-	if r != nil {
-		last = max(last, r.Generation)
-	}
-	p.Generation = last + 1
+	p.Generation = max(last, pinnedLast) + 1
 	return p, nil
 }
 
-// resolve looks a second time when an interface that has our programs was not found: the kernel interrupts
-// listings while links come and go, as they do when pods start, and an interface that was left out of one must
-// not lose its policy for it.
-func resolve(selectors []hostif.Selector, pinned []int) ([]hostif.Interface, error) {
-	found, err := hostif.Resolve(selectors)
-	if err != nil {
-		return nil, err
+// resolve returns the interfaces that the config selects now, and those that it selected when it was applied, as
+// long as they exist. A default route goes away with a link that is down for a moment, and a listing may have
+// been interrupted while pods start; neither is a reason to take a policy off an interface. An operator's apply,
+// which has no record here, is.
+func resolve(c *config.Config, r *Record) ([]hostif.Interface, error) {
+	found, err := hostif.Resolve(c.Interfaces)
+	const key = config.Prefix + "interfaces"
+	if err != nil || r == nil || r.Annotations[key] != c.Annotations[key] {
+		return found, err
 	}
 	has := func(index int) bool {
 		return slices.ContainsFunc(found, func(f hostif.Interface) bool { return f.Index == index })
 	}
-	if !slices.ContainsFunc(pinned, func(index int) bool { return !has(index) }) {
-		return found, nil
-	}
-	again, err := hostif.Resolve(selectors)
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range again {
-		if !has(a.Index) {
-			found = append(found, a)
+	for _, was := range r.Interfaces {
+		if has(was.Index) {
+			continue
+		}
+		still, err := hostif.Resolve([]hostif.Selector{{Kind: hostif.ByName, Pattern: was.Name}})
+		if err != nil {
+			return nil, err
+		}
+		if len(still) == 1 && still[0].Index == was.Index {
+			found = append(found, still[0])
 		}
 	}
 	slices.SortFunc(found, func(a, b hostif.Interface) int { return strings.Compare(a.Name, b.Name) })
@@ -239,8 +258,16 @@ func (n *Node) PlanFor(c *config.Config) (reasons []string, p *Plan, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err = n.plan(c, record)
-	return n.drift(c, record), p, err
+	p, err = n.plan(c, nil, record.generation())
+	if err != nil {
+		return nil, nil, err
+	}
+	if !datapath.IsBPFFS(n.BPFFS) {
+		if err := datapath.CanMountBPFFS(n.BPFFS); err != nil {
+			p.Problems = append(p.Problems, bpffsProblem(err))
+		}
+	}
+	return n.drift(c, record), p, nil
 }
 
 // IsConfigError reports whether err is about what the operator wrote.

@@ -61,7 +61,7 @@ func TestPlanModes(t *testing.T) {
 		{"tc", "tc", nil, []datapath.Mode{tc}, "", false},
 		{"our own program", "auto", func(o *Observed) { foreign(o); o.OwnXDP = 77 }, []datapath.Mode{native, tc}, "", false},
 		{"a foreign program", "auto", foreign, []datapath.Mode{tc}, ProblemForeignXDP, false},
-		{"a foreign program, native wanted", "native", foreign, []datapath.Mode{native}, ProblemForeignXDP, true},
+		{"a foreign program, native wanted", "native", foreign, []datapath.Mode{native}, "", false},
 		{"a foreign program does not matter in tc", "tc", foreign, []datapath.Mode{tc}, "", false},
 		{"a tunnel", "auto", func(o *Observed) { o.Layer3 = true }, []datapath.Mode{tc}, "", false},
 		{"a driver known for no metadata", "auto", func(o *Observed) { o.Driver = "ena" }, []datapath.Mode{tc}, ProblemNoMetadata, false},
@@ -109,15 +109,38 @@ func TestPlanNoInterface(t *testing.T) {
 func TestFailsafeProblem(t *testing.T) {
 	conf := parse(t, map[string]string{"ports": "tcp/20-30", "remote-ports": "udp/53"})
 	var got []string
-	for _, p := range failsafeProblems(conf) {
+	for _, p := range adviceOn(conf) {
 		got = append(got, p.Message)
 	}
-	if len(got) != 2 || !strings.Contains(got[0], "tcp/22") || !strings.Contains(got[1], "udp/53") {
+	if len(got) != 2 || !strings.Contains(got[0], "tcp/20-30 stays tracked at 22") || !strings.Contains(got[1], "udp/53 stays tracked at 53") {
 		t.Errorf("got %q", got)
 	}
 	conf = parse(t, map[string]string{"remote-ports": "udp/53", "failsafe-outbound": "none"})
-	if p := failsafeProblems(conf); len(p) > 0 {
+	if p := adviceOn(conf); len(p) > 0 {
 		t.Errorf("got %v", p)
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	codes := func(problems []Problem) (out []string) {
+		for _, p := range problems {
+			if p.Broken {
+				t.Errorf("%s is more than advice", p.Code)
+			}
+			out = append(out, p.Code)
+		}
+		return out
+	}
+	if diff := cmp.Diff([]string{ProblemEmptyPolicy}, codes(adviceOn(parse(t, nil)))); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	bridge := observed("br0", 3, func(o *Observed) { o.Kind = "bridge" })
+	port := observed("eth0", 2, func(o *Observed) { o.Master = hostif.Master{Name: "br0", Index: 3} })
+	if diff := cmp.Diff([]string{ProblemBridge}, codes(bridgeProblems([]Observed{bridge}))); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if got := bridgeProblems([]Observed{bridge, port}); got != nil {
+		t.Errorf("a bridge with its port: %v", got)
 	}
 }
 

@@ -30,6 +30,8 @@ const (
 	ProblemConntrack     = "conntrack"
 	ProblemConflict      = "conflicting-policies"
 	ProblemFailsafePort  = "failsafe-port"
+	ProblemEmptyPolicy   = "empty-policy"
+	ProblemBridge        = "bridge"
 	ProblemConntrackFull = "conntrack-nearly-full"
 )
 

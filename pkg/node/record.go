@@ -47,6 +47,8 @@ type InterfaceRecord struct {
 	HostEndpoint string `json:"hostEndpoint"`
 	// Attached is zero where the datapath could not be set up.
 	Attached datapath.Attached `json:"attached"`
+	// Generation is the one in force here: the record's, but on an interface that could not be changed over.
+	Generation uint64 `json:"generation,omitempty"`
 	// ForeignXDP is the ID of somebody else's program on the XDP hook, 0 if there is none.
 	ForeignXDP uint32 `json:"foreignXDP,omitempty"`
 }
@@ -73,6 +75,14 @@ func stampOf(path string) (FileStamp, error) {
 	}
 	st := info.Sys().(*syscall.Stat_t)
 	return FileStamp{path, st.Size, st.Mtim.Nano(), st.Ctim.Nano(), st.Ino}, nil
+}
+
+// generation is the one in force, 0 if there is none.
+func (r *Record) generation() uint64 {
+	if r == nil {
+		return 0
+	}
+	return r.Generation
 }
 
 const (

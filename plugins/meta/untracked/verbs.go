@@ -4,7 +4,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -120,7 +122,12 @@ func cmdStatus(args *skel.CmdArgs) error {
 // printResult writes the prevResult to stdout: byte for byte where it is of the config's version, as libcni
 // sends it, so that nothing a later version or another plugin put there gets lost.
 func printResult(c *config.Config) error {
-	prev, err := version.NewResult(c.CNIVersion, c.PrevResult)
+	// The main plugin may have answered in another version than it was asked in; libcni hands that on.
+	var own struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	_ = json.Unmarshal(c.PrevResult, &own)
+	prev, err := version.NewResult(cmp.Or(own.CNIVersion, c.CNIVersion), c.PrevResult)
 	if err != nil {
 		return toCNI(&config.Error{Key: "prevResult", Problem: fmt.Sprintf("not a result of version %s: %v", c.CNIVersion, err)})
 	}
@@ -187,12 +194,7 @@ func logCall(verb string, args *skel.CmdArgs, start time.Time, err *error) {
 	defer done()
 	attrs := []any{"container", args.ContainerID, "netns", args.Netns, "interface", args.IfName, "duration", time.Since(start)}
 	if *err != nil {
-		text := (*err).Error()
-		var cni *types.Error
-		if errors.As(*err, &cni) && cni.Details != "" {
-			text += ": " + cni.Details
-		}
-		attrs = append(attrs, "error", text)
+		attrs = append(attrs, "error", (*err).Error())
 	}
 	log.Log(context.Background(), level, verb, attrs...)
 }
