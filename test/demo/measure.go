@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/test/lab"
+)
+
+const (
+	tcpPort   = 6379
+	udpPort   = 5353
+	otherPort = 8080
+
+	driveTCP   = time.Second
+	driveUDP   = time.Second / 2
+	turns      = 8
+	turnTCP    = 250 * time.Millisecond
+	turnUDP    = 150 * time.Millisecond
+	settle     = 100 * time.Millisecond
+	fill       = 2 * time.Second
+	knocks     = 10
+	fullTable  = 1000
+	denyKnocks = 5
+)
+
+// measured is the same traffic before or after.
+type measured struct {
+	tcp, udp, other                      lab.Report
+	tcpEntries, udpEntries, otherEntries int
+	states                               lab.States // packets the firewall saw
+}
+
+// filled is what a table that is too small did.
+type filled struct {
+	load, other lab.Report
+	dropped     uint64 // packets that conntrack threw away for want of room
+}
+
+func (d *demo) target(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(d.lab.Uplinks[0].Node4, port)
+}
+
+// allowed are the client's addresses but the one that the policy will deny.
+func (d *demo) allowed() []netip.Addr {
+	a := d.lab.Uplinks[0].Client4
+	return a[:len(a)-1]
+}
+
+func (d *demo) denied() netip.Addr {
+	a := d.lab.Uplinks[0].Client4
+	return a[len(a)-1]
+}
+
+type loader func(*lab.NS, lab.Load) (lab.Report, error)
+
+// measure drives both services and the other one, and reads the node's table after each.
+func (d *demo) measure() (m measured, err error) {
+	if err := lab.FlushFlows(d.lab.Node); err != nil {
+		return m, err
+	}
+	before, err := d.firewall.States()
+	if err != nil {
+		return m, err
+	}
+	room, err := lab.ConntrackMax()
+	if err != nil {
+		return m, err
+	}
+	drive := func(what string, load loader, port uint16, proto uint8, duration time.Duration) (r lab.Report, entries int, err error) {
+		var tally lab.Tally
+		done := d.progress("driving "+what, func() string { return thousands(tally.OK.Load()) + " answered" })
+		defer done()
+		r, err = load(d.lab.Client, lab.Load{
+			Target: d.target(port), Sources: d.allowed(), Duration: duration, Tally: &tally,
+			// Not more flows than the table holds: what happens then is shown apart.
+			Count: uint64(room) * 8 / 10,
+		})
+		if err != nil {
+			return r, 0, err
+		}
+		entries, err = lab.CountFlows(d.lab.Node, lab.Protocol(proto), lab.Port(port))
+		return r, entries, errors.Join(err, lab.FlushFlows(d.lab.Node))
+	}
+	if m.tcp, m.tcpEntries, err = drive("short-lived connections to tcp/6379", lab.LoadTCP, tcpPort, unix.IPPROTO_TCP, driveTCP); err != nil {
+		return m, err
+	}
+	if m.udp, m.udpEntries, err = drive("datagrams, each a new flow, to udp/5353", lab.LoadUDP, udpPort, unix.IPPROTO_UDP, driveUDP); err != nil {
+		return m, err
+	}
+	if m.other, err = lab.LoadTCP(d.lab.Client, lab.Load{Target: d.target(otherPort), Count: 100}); err != nil {
+		return m, err
+	}
+	if m.otherEntries, err = lab.CountFlows(d.lab.Node, lab.Protocol(unix.IPPROTO_TCP), lab.Port(otherPort)); err != nil {
+		return m, err
+	}
+	after, err := d.firewall.States()
+	m.states = lab.States{
+		New: after.New - before.New, Established: after.Established - before.Established,
+		Untracked: after.Untracked - before.Untracked, Invalid: after.Invalid - before.Invalid,
+	}
+	return m, err
+}
+
+// rates are successes per second, a figure for each turn.
+type rates struct{ tcp, udp []float64 }
+
+// takeTurns measures with and without the entry, so that whatever else runs on this machine slows both. The
+// order is with, without, without, with, and so on; it ends with.
+func (d *demo) takeTurns() (without, with rates, err error) {
+	var begun atomic.Int32
+	done := d.progress("driving both", func() string { return fmt.Sprintf("turn %d of %d", begun.Load(), turns) })
+	defer done()
+	for turn := range turns {
+		begun.Add(1)
+		order := []*rates{&with, &without}
+		if turn%2 == 1 {
+			order = []*rates{&without, &with}
+		}
+		for n, r := range order {
+			if n == 1 {
+				command := []string{"remove"}
+				if r == &with {
+					command = []string{"apply", d.chain.File}
+				}
+				if _, err := d.untracked(command...); err != nil {
+					return without, with, err
+				}
+			}
+			if err := lab.FlushFlows(d.lab.Node); err != nil {
+				return without, with, err
+			}
+			// The kernel frees the entries later, and that is not this turn's to pay.
+			time.Sleep(settle)
+			for _, l := range []struct {
+				load     loader
+				port     uint16
+				duration time.Duration
+				to       *[]float64
+			}{{lab.LoadTCP, tcpPort, turnTCP, &r.tcp}, {lab.LoadUDP, udpPort, turnUDP, &r.udp}} {
+				report, err := l.load(d.lab.Client, lab.Load{Target: d.target(l.port), Sources: d.allowed(), Duration: l.duration})
+				if err != nil {
+					return without, with, err
+				}
+				*l.to = append(*l.to, report.PerSecond())
+			}
+		}
+	}
+	return without, with, nil
+}
+
+func median(figures []float64) float64 {
+	sorted := slices.Sorted(slices.Values(figures))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+// gain is the median of the turns' gains, in percent: each turn is a pair under the same conditions.
+func gain(without, with []float64) string {
+	var percents []float64
+	for i := range without {
+		if without[i] > 0 {
+			percents = append(percents, 100*(with[i]/without[i]-1))
+		}
+	}
+	if len(percents) == 0 {
+		return "?"
+	}
+	return fmt.Sprintf("%+.0f %%", median(percents))
+}
+
+// overfill drives tcp/6379 while the table has room for few, and has somebody knock at the other service.
+func (d *demo) overfill() (f filled, err error) {
+	if err := lab.FlushFlows(d.lab.Node); err != nil {
+		return f, err
+	}
+	statsBefore, err := lab.ReadConntrackStats(d.lab.Node)
+	if err != nil {
+		return f, err
+	}
+	restore, err := lab.LimitConntrack(d.limit)
+	if err != nil {
+		return f, err
+	}
+	defer restore()
+
+	var tally lab.Tally
+	done := d.progress("driving tcp/6379", func() string {
+		return thousands(tally.OK.Load()) + " answered, " + thousands(tally.Timeouts.Load()) + " timed out"
+	})
+	defer done()
+	type result struct {
+		lab.Report
+		err error
+	}
+	others := make(chan result, 1)
+	go func() {
+		time.Sleep(fill / 4)
+		r, err := lab.LoadTCP(d.lab.Client, lab.Load{Target: d.target(otherPort), Count: knocks, InFlight: knocks, Timeout: fill / 2})
+		others <- result{r, err}
+	}()
+	f.load, err = lab.LoadTCP(d.lab.Client, lab.Load{Target: d.target(tcpPort), Sources: d.allowed(), Duration: fill, Timeout: fill / 4})
+	other := <-others
+	f.other = other.Report
+	if err == nil {
+		err = other.err
+	}
+	if err != nil {
+		return f, err
+	}
+	stats, err := lab.ReadConntrackStats(d.lab.Node)
+	if err != nil {
+		return f, err
+	}
+	f.dropped = stats.Drop - statsBefore.Drop
+	return f, restore()
+}
