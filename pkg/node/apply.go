@@ -60,6 +60,10 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	for _, planned := range p.Interfaces {
 		n.progress("programs of %s", planned.Name)
 		i := InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint, ForeignXDP: planned.Foreign}
+		if len(planned.Modes) == 0 {
+			r.Interfaces = append(r.Interfaces, i)
+			continue
+		}
 		attached, refused, err := generation.Install(planned.Target(), planned.Modes)
 		switch {
 		case err == nil:

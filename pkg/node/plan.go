@@ -35,7 +35,7 @@ type Plan struct {
 // PlannedInterface is an interface to install the generation on.
 type PlannedInterface struct {
 	hostif.Interface
-	// Modes are tried in order.
+	// Modes are tried in order. None: the interface is to be left alone.
 	Modes []datapath.Mode
 	// Foreign is the ID of somebody else's XDP program, ForeignName says in words which and how.
 	Foreign     uint32
@@ -59,6 +59,8 @@ type Observed struct {
 	hostif.Interface
 	// OwnXDP is the ID of our program on its XDP hook, 0 if there is none.
 	OwnXDP uint32
+	// BridgeNetfilter says that it is a bridge whose traffic netfilter sees as if it were routed (br_netfilter).
+	BridgeNetfilter bool
 	// XDPName names the program on the hook, if it is not ours.
 	XDPName string
 	// LacksMetadata says that the driver has been seen to refuse metadata.
@@ -90,9 +92,9 @@ func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned 
 		p.Interfaces = append(p.Interfaces, i)
 		p.Problems = append(p.Problems, problems...)
 	}
-	p.Problems = append(p.Problems, bridgeProblems(observed)...)
+	p.skipBridges(observed)
 	for _, index := range pinned {
-		if !slices.ContainsFunc(found, func(f hostif.Interface) bool { return f.Index == index }) {
+		if !slices.ContainsFunc(p.Interfaces, func(i PlannedInterface) bool { return i.Index == index && len(i.Modes) > 0 }) {
 			p.Leave = append(p.Leave, index)
 		}
 	}
@@ -145,21 +147,22 @@ func planInterface(mode config.Mode, o Observed) (PlannedInterface, []Problem) {
 	return i, problems
 }
 
-// bridgeProblems warns of a bridge without its ports. Where br_netfilter is on, as Kubernetes wants it, netfilter
-// sees an arriving packet while the bridge forwards it, before the bridge's own tc hook could mark it.
-func bridgeProblems(observed []Observed) []Problem {
-	var out []Problem
-	for _, o := range observed {
+// skipBridges leaves out a bridge without its ports where netfilter sees packets while the bridge forwards them:
+// that is before the bridge's own tc hook could mark them, so only the way out would be untracked.
+func (p *Plan) skipBridges(observed []Observed) {
+	for n, o := range observed {
 		port := func(p Observed) bool { return p.Master.Index == o.Index }
-		if o.Kind == "bridge" && !slices.ContainsFunc(observed, port) {
-			out = append(out, Problem{
-				Code:    ProblemBridge,
-				Message: fmt.Sprintf("%s is a bridge: with br_netfilter, netfilter sees packets before %s can mark them, and only the way out is untracked", o.Name, o.Name),
-				Remedy:  fmt.Sprintf("name its uplink too, as in %sinterfaces: %s,eth0; or set net.bridge.bridge-nf-call-iptables to 0", config.Prefix, o.Name),
-			})
+		if !o.BridgeNetfilter || slices.ContainsFunc(observed, port) {
+			continue
 		}
+		p.Interfaces[n].Modes = nil
+		p.Problems = append(p.Problems, Problem{
+			Code:    ProblemBridge,
+			Message: fmt.Sprintf("%s is without the policy: it is a bridge, and with net.bridge.bridge-nf-call-iptables netfilter sees packets before %s can mark them", o.Name, o.Name),
+			Remedy:  fmt.Sprintf("name its uplink, too, as in %sinterfaces: %s,eth0", config.Prefix, o.Name),
+			Broken:  true,
+		})
 	}
-	return out
 }
 
 // Steps lists in words what apply is going to do.
@@ -167,6 +170,9 @@ func (p *Plan) Steps() []string {
 	out := []string{fmt.Sprintf("compile %d ingress rules into %d KiB of lookup tables, generation %d",
 		len(p.Rules.Ingress), (len(p.Image.Bytes)+1023)/1024, p.Generation)}
 	for _, i := range p.Interfaces {
+		if len(i.Modes) == 0 {
+			continue
+		}
 		modes := string(i.Modes[0])
 		for _, m := range i.Modes[1:] {
 			modes += ", else " + string(m)
@@ -199,7 +205,9 @@ func (n *Node) plan(c *config.Config, r *Record, last uint64) (*Plan, error) {
 	}
 	observed := make([]Observed, len(found))
 	for i, f := range found {
-		observed[i] = Observed{Interface: f, OwnXDP: pins.OwnXDP(f.Index)}
+		observed[i] = Observed{
+			Interface: f, OwnXDP: pins.OwnXDP(f.Index), BridgeNetfilter: f.Kind == "bridge" && bridgeNetfilter(),
+		}
 		if err := hostif.Describe(&observed[i].Interface); err != nil {
 			n.Log.Debug("no driver name", "interface", f.Name, "error", err)
 		}

@@ -134,13 +134,33 @@ func TestAdvice(t *testing.T) {
 	if diff := cmp.Diff([]string{ProblemEmptyPolicy}, codes(adviceOn(parse(t, nil)))); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	bridge := observed("br0", 3, func(o *Observed) { o.Kind = "bridge" })
-	port := observed("eth0", 2, func(o *Observed) { o.Master = hostif.Master{Name: "br0", Index: 3} })
-	if diff := cmp.Diff([]string{ProblemBridge}, codes(bridgeProblems([]Observed{bridge}))); diff != "" {
-		t.Errorf("-want +got\n%s", diff)
+}
+
+func TestPlanBridge(t *testing.T) {
+	conf := parse(t, map[string]string{"ports": "tcp/6379"})
+	rules, _, _ := Expand(conf)
+	bridge := func(nf bool) Observed {
+		return observed("br0", 3, func(o *Observed) { o.Kind, o.BridgeNetfilter = "bridge", nf })
 	}
-	if got := bridgeProblems([]Observed{bridge, port}); got != nil {
-		t.Errorf("a bridge with its port: %v", got)
+	port := observed("eth0", 2, func(o *Observed) { o.Master = hostif.Master{Name: "br0", Index: 3} })
+	for _, c := range []struct {
+		name     string
+		observed []Observed
+		alone    bool
+	}{
+		{"with br_netfilter, alone", []Observed{bridge(true)}, true},
+		{"with its port", []Observed{bridge(true), port}, false},
+		{"without br_netfilter", []Observed{bridge(false)}, false},
+	} {
+		p, err := MakePlan(conf, rules, c.observed, []int{3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		skipped := len(p.Interfaces[0].Modes) == 0
+		reported := len(p.Problems) == 1 && p.Problems[0].Code == ProblemBridge && p.Problems[0].Broken
+		if skipped != c.alone || reported != c.alone || (len(p.Leave) == 1) != c.alone {
+			t.Errorf("%s: skipped %v, leave %v, problems %v", c.name, skipped, p.Leave, p.Problems)
+		}
 	}
 }
 

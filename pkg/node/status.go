@@ -149,6 +149,11 @@ func readConntrack() Conntrack {
 	return Conntrack{readNumber("/proc/sys/net/netfilter/nf_conntrack_count"), readNumber("/proc/sys/net/netfilter/nf_conntrack_max")}
 }
 
+// bridgeNetfilter reports whether bridged packets pass the hooks of either IP family in this namespace.
+func bridgeNetfilter() bool {
+	return readNumber("/proc/sys/net/bridge/bridge-nf-call-iptables") == 1 || readNumber("/proc/sys/net/bridge/bridge-nf-call-ip6tables") == 1
+}
+
 func readNumber(path string) uint64 {
 	data, err := os.ReadFile(path)
 	if err != nil {
