@@ -151,6 +151,9 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 		defer old.Close()
 		for _, kind := range kinds {
 			program, err := load(kind)
+			if err != nil && kind == XDPFrags {
+				break // before Linux 5.18 there is no such kind
+			}
 			if err != nil {
 				return nil, err
 			}
