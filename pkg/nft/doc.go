@@ -6,7 +6,7 @@
 //	table inet untracked {
 //	  chain prerouting {            # raw priority: before connection tracking
 //	    meta mark & 0x1000 != 0x1000 accept
-//	    fib daddr type local notrack
+//	    iifname "eth0" fib daddr type local notrack
 //	    meta mark set meta mark & ~0x1000
 //	  }
 //	  chain output {                # raw priority: what local sockets send

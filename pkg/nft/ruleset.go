@@ -58,8 +58,9 @@ const chainType = "filter"
 func (t *Table) ruleset() *ruleset {
 	rs := &ruleset{}
 	c := &compiler{hashes: map[*netset.Set]uint64{}}
-	rs.addPrerouting(t.Mark)
-	for _, e := range t.sorted() {
+	endpoints := t.sorted()
+	rs.addPrerouting(t.Mark, endpoints)
+	for _, e := range endpoints {
 		rs.addEndpoint(c, &e)
 	}
 	rs.nameSets()
@@ -76,25 +77,36 @@ func (rs *ruleset) add(chain, comment string, parts ...[]step) {
 
 // addPrerouting turns the mark into notrack for packets to a local address, and takes it off. A packet
 // without the mark pays for one comparison.
-func (rs *ruleset) addPrerouting(mark uint32) {
+//
+// A packet may have been marked on one interface and arrive by another: a VLAN, macvlan or bridge on top. Where that
+// one is no endpoint its answers leave tracked, and so the packet must be, or conntrack sees half a flow.
+func (rs *ruleset) addPrerouting(mark uint32, endpoints []Endpoint) {
 	load := loadMeta(expr.MetaKeyMARK)
 	rs.add(preroutingChain, "no verdict from tc", steps(
 		load, and(hostOrder(mark)...), isNot(hostOrder(mark)...), verdict(expr.VerdictAccept, "")))
-	rs.add(preroutingChain, "untracked, unless it is forwarded", steps(
-		&expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true}, is(hostOrder(unix.RTN_LOCAL)...),
-		&expr.Notrack{}))
+	for _, e := range endpoints {
+		rs.add(preroutingChain, e.Interface+": untracked, unless it is forwarded", steps(
+			loadMeta(expr.MetaKeyIIFNAME), is(nameBytes(e.Interface)...),
+			&expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true}, is(hostOrder(unix.RTN_LOCAL)...),
+			&expr.Notrack{}))
+	}
 	rs.add(preroutingChain, "take the verdict off", steps(
 		load, and(hostOrder(^mark)...), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register}))
+}
+
+// nameBytes is an interface's name as the kernel compares it.
+func nameBytes(ifname string) []byte {
+	name := make([]byte, ifNameSize)
+	copy(name, ifname)
+	return name
 }
 
 func (rs *ruleset) addEndpoint(c *compiler, e *Endpoint) {
 	chain := endpointPrefix + escape(e.Interface)
 	rs.chains = append(rs.chains, chain)
-	name := make([]byte, ifNameSize)
-	copy(name, e.Interface)
 	// goto: when the list ends without a match, no other interface is asked for.
 	rs.add(outputChain, e.Interface, steps(
-		loadMeta(expr.MetaKeyOIFNAME), is(name...), verdict(expr.VerdictGoto, chain)))
+		loadMeta(expr.MetaKeyOIFNAME), is(nameBytes(e.Interface)...), verdict(expr.VerdictGoto, chain)))
 
 	counters := make([]string, len(e.Rules))
 	for i, id := range policy.IDs(e.Rules) {

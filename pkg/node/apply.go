@@ -105,7 +105,7 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	}
 
 	n.progress("conntrack")
-	if evicted, err := evict(p.Rules); err != nil {
+	if evicted, err := evict(p.Rules, r.Interfaces); err != nil {
 		r.Problems = append(r.Problems, Problem{
 			Code:    ProblemConntrack,
 			Message: fmt.Sprintf("evict conntrack entries of flows that are now untracked: %v", err),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,14 +17,35 @@ import (
 
 // evict deletes the conntrack entries of flows that the rules now leave untracked, and returns how many there
 // were. Otherwise they would stay until they time out, for days with TCP, and fill the table as before.
-func evict(rules policy.Rules) (int, error) {
+//
+// installed are the interfaces that have the policy. An entry does not say by which interface its flow comes; the
+// route to the other side does, as well as anything can.
+func evict(rules policy.Rules, installed []InterfaceRecord) (int, error) {
 	addresses, err := hostif.LocalAddrs()
 	if err != nil {
 		return 0, err
 	}
+	routes, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, fmt.Errorf("open rtnetlink socket: %w", err)
+	}
+	defer routes.Close()
 	m := flowMatcher{rules: rules, local: make(map[netip.Addr]bool, len(addresses))}
 	for _, a := range addresses {
 		m.local[a] = true
+	}
+	known := map[[2]netip.Addr]bool{}
+	m.covered = func(local, peer netip.Addr) bool {
+		key := [2]netip.Addr{local, peer}
+		covered, ok := known[key]
+		if !ok {
+			found, err := routes.RouteGetWithOptions(peer.AsSlice(), &netlink.RouteGetOptions{SrcAddr: local.AsSlice()})
+			covered = err == nil && slices.ContainsFunc(installed, func(i InterfaceRecord) bool {
+				return i.installed() && slices.ContainsFunc(found, func(r netlink.Route) bool { return r.LinkIndex == i.Index })
+			})
+			known[key] = covered
+		}
+		return covered
 	}
 	total := 0
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
@@ -43,6 +65,8 @@ func evict(rules policy.Rules) (int, error) {
 type flowMatcher struct {
 	rules policy.Rules
 	local map[netip.Addr]bool
+	// covered reports whether packets from a local address to a peer leave by an interface that has the policy.
+	covered func(local, peer netip.Addr) bool
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
@@ -66,7 +90,7 @@ func (m flowMatcher) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	case from == to: // forwarded, or within the host
 		return false
 	case to:
-		return policy.Evaluate(m.rules.Ingress, &p).Verdict == policy.Untracked
+		return policy.Evaluate(m.rules.Ingress, &p).Verdict == policy.Untracked && m.covered(p.Dst, p.Src)
 	}
-	return policy.Evaluate(m.rules.Egress, &p).Verdict == policy.Untracked
+	return policy.Evaluate(m.rules.Egress, &p).Verdict == policy.Untracked && m.covered(p.Src, p.Dst)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,10 +15,7 @@ import (
 // ErrLocked says that another caller held the node's lock for too long.
 var ErrLocked = errors.New("the node is locked by another caller")
 
-const (
-	lockFile = "lock"
-	lockPoll = 5 * time.Millisecond
-)
+const lockFile = "lock"
 
 // lock serialises callers on a run directory, which it creates. It waits no longer than ctx allows. The kernel
 // drops the lock of a caller that dies.
@@ -36,19 +32,41 @@ func lock(ctx context.Context, runDir string) (unlock func(), err error) {
 			}
 			return nil, fmt.Errorf("open lock: %w", err)
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = flock(ctx, f)
+		if errors.Is(err, ErrLocked) {
+			return nil, fmt.Errorf("%w: gave up waiting for %s", err, path)
+		}
 		if err == nil && isStillAt(f, path) {
 			return func() { f.Close() }, nil
 		}
 		f.Close()
-		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: gave up waiting for %s", ErrLocked, path)
-		case <-time.After(lockPoll):
+	}
+}
+
+// flock waits in the kernel, and in a goroutine of its own because there is no deadline there: a hundred callers
+// that asked again and again would leave the one that works no processor. After ErrLocked it closes f when it can.
+func flock(ctx context.Context, f *os.File) error {
+	got := make(chan error, 1)
+	go func() {
+		for {
+			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+				got <- err
+				return
+			}
 		}
+	}()
+	select {
+	case err := <-got:
+		return err
+	case <-ctx.Done():
+		go func() {
+			<-got
+			f.Close()
+		}()
+		return ErrLocked
 	}
 }
 

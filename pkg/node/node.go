@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/untracked-cni/untracked/pkg/config"
@@ -150,12 +151,16 @@ func (n *Node) Ready(c *config.Config) error {
 	if record == nil || !record.Broken {
 		return nil
 	}
+	var broken []string
 	for _, p := range record.Problems {
 		if p.Code == ProblemBPFFS && datapath.IsBPFFS(n.BPFFS) {
 			return nil // mended since: the next ADD will tell
 		}
+		if p.Broken {
+			broken = append(broken, p.String())
+		}
 	}
-	return fmt.Errorf("%s; then run `untracked apply`", record.problems()[0])
+	return fmt.Errorf("%s; then run `untracked apply`", strings.Join(broken, "; "))
 }
 
 // Remove takes everything off the node: programs, links, pins, table, records. It reports whether there was

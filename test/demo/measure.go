@@ -196,6 +196,13 @@ func (d *demo) overfill() (f filled, err error) {
 		return thousands(tally.OK.Load()) + " answered, " + thousands(tally.Timeouts.Load()) + " timed out"
 	})
 	defer done()
+	load := lab.Load{Target: d.target(tcpPort), Sources: d.allowed(), Timeout: fill / 4, Tally: &tally}
+	first := load
+	first.Count = uint64(d.limit) // fills the table, however slow this machine is just now
+	filling, err := lab.LoadTCP(d.lab.Client, first)
+	if err != nil {
+		return f, err
+	}
 	type result struct {
 		lab.Report
 		err error
@@ -206,15 +213,21 @@ func (d *demo) overfill() (f filled, err error) {
 		r, err := lab.LoadTCP(d.lab.Client, lab.Load{Target: d.target(otherPort), Count: knocks, InFlight: knocks, Timeout: fill / 2})
 		others <- result{r, err}
 	}()
-	f.load, err = lab.LoadTCP(d.lab.Client, lab.Load{Target: d.target(tcpPort), Sources: d.allowed(), Duration: fill, Timeout: fill / 4})
+	load.Duration = fill
+	f.load, err = lab.LoadTCP(d.lab.Client, load)
 	other := <-others
-	f.other = other.Report
-	if err == nil {
-		err = other.err
-	}
-	if err != nil {
+	if err := errors.Join(err, other.err); err != nil {
 		return f, err
 	}
+	f.other = other.Report
+	if f.load.OK == 0 {
+		f.load.LastOK = filling.LastOK
+	} else {
+		f.load.LastOK += filling.Elapsed
+	}
+	f.load.OK += filling.OK
+	f.load.Timeouts += filling.Timeouts
+	f.load.Failed += filling.Failed
 	stats, err := lab.ReadConntrackStats(d.lab.Node)
 	if err != nil {
 		return f, err

@@ -267,7 +267,7 @@ func (d *demo) fillAfter() error {
 	outOf := func(r lab.Report) string { return fmt.Sprintf("%d of %d", r.OK, knocks) }
 	d.table(
 		[]string{"table of " + thousands(fullTable), "before", "after"},
-		[]string{"tcp/6379  answered in 2 s", thousands(b.load.OK), thousands(a.load.OK)},
+		[]string{"tcp/6379  connections answered", thousands(b.load.OK), thousands(a.load.OK)},
 		[]string{"          timed out", thousands(b.load.Timeouts), thousands(a.load.Timeouts)},
 		[]string{"          last answer after", milliseconds(b.load.LastOK), milliseconds(a.load.LastOK)},
 		[]string{"tcp/8080  the neighbour answered", outOf(b.other), outOf(a.other)},

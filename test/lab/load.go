@@ -272,7 +272,10 @@ func (w *loadWorker) event(fd int, events uint32, now time.Time, request, answer
 		return
 	}
 	if events&unix.EPOLLERR != 0 {
-		code, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code == 0 {
+			return // an earlier socket's of the same number, which a child between fork and exec held open
+		}
 		w.fail(unix.Errno(code))
 		w.end(fd)
 		return
@@ -281,7 +284,9 @@ func (w *loadWorker) event(fd int, events uint32, now time.Time, request, answer
 		if events&unix.EPOLLOUT == 0 {
 			return
 		}
-		if _, err := unix.Write(fd, request); err != nil {
+		if _, err := unix.Write(fd, request); errors.Is(err, unix.EAGAIN) {
+			return // not connected yet: again an earlier socket's event
+		} else if err != nil {
 			w.fail(os.NewSyscallError("write", err))
 			w.end(fd)
 			return

@@ -150,6 +150,11 @@ func (s *Server) tcpLoop(lis, wake int) {
 					conns[conn] = struct{}{}
 				}
 			default:
+				// A child between fork and exec holds connections that are closed here, and epoll tells of them
+				// still, by a number that may be something else's by now.
+				if _, ours := conns[fd]; !ours {
+					continue
+				}
 				n, err := unix.Read(fd, buf)
 				if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
 					continue

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/untracked-cni/untracked/bpf"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// portRule is a rule on one TCP port.
+func portRule(action policy.Action, port uint16) policy.Rule {
+	protocol := uint8(policy.TCP)
+	return policy.Rule{
+		Policy: "test", Index: int(port), Action: action, Protocol: &protocol,
+		Destination: policy.Entity{Ports: []policy.PortRange{{First: port, Last: port}}},
+	}
+}
+
+// generationCounters are the maps of one generation, and a pretended past.
+type generationCounters struct {
+	t                testing.TB
+	counters, ledger *ebpf.Map
+}
+
+func newGenerationCounters(t testing.TB, rules ...policy.Rule) *generationCounters {
+	t.Helper()
+	counters, ledger, err := NewCounters(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		counters.Close()
+		ledger.Close()
+	})
+	return &generationCounters{t, counters, ledger}
+}
+
+// count adds to an entry as the programs do, spread over the CPUs.
+func (g *generationCounters) count(entry int, packets, bytes uint64) {
+	g.t.Helper()
+	var perCPU []bpf.UntrackedCounter
+	if err := g.counters.Lookup(uint32(entry), &perCPU); err != nil {
+		g.t.Fatal(err)
+	}
+	for i := range perCPU {
+		share := uint64(len(perCPU) - i)
+		p, b := packets/share, bytes/share
+		packets, bytes = packets-p, bytes-b
+		perCPU[i].Packets += p
+		perCPU[i].Bytes += b
+	}
+	if err := g.counters.Put(uint32(entry), perCPU); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func (g *generationCounters) rule(i int, packets, bytes uint64) {
+	g.t.Helper()
+	g.count(counterRules+i, packets, bytes)
+}
+
+func (g *generationCounters) counts() Counts {
+	g.t.Helper()
+	entries, totals, err := readTotals(g.counters, g.ledger)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return newCounts(entries, totals)
+}
+
+func (g *generationCounters) carryTo(to *generationCounters) {
+	g.t.Helper()
+	if err := carry(g.counters, g.ledger, to.ledger); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func wantCounts(t testing.TB, when string, got, want Counts) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", when, diff)
+	}
+}
+
+func TestCarry(t *testing.T) {
+	requireRoot(t)
+	a, b, c, d := portRule(policy.Allow, 1), portRule(policy.Deny, 2), portRule(policy.Allow, 3), portRule(policy.Failsafe, 4)
+
+	first := newGenerationCounters(t, a, b, c, d)
+	first.count(counterTracked, 7, 700)
+	first.count(counterMalformed, 1, 0)
+	first.count(counterFragment, 2, 200)
+	first.count(counterFailsafe, 3, 300)
+	first.count(counterNoMetadata, 4, 0)
+	first.rule(0, 10, 1000)
+	first.rule(1, 20, 2000)
+	first.rule(2, 30, 3000)
+	first.rule(3, 40, 4000)
+	want := Counts{
+		Untracked: Counter{40, 4000}, Denied: Counter{20, 2000}, Tracked: Counter{7, 700},
+		Failsafe: Counter{43, 4300}, Malformed: Counter{1, 0}, Fragment: Counter{2, 200}, NoMetadata: 4,
+		Rules: []Counter{{10, 1000}, {20, 2000}, {30, 3000}, {40, 4000}},
+	}
+	wantCounts(t, "before", first.counts(), want)
+
+	// c and a change places, b and d retire, one rule is new.
+	second := newGenerationCounters(t, c, portRule(policy.Deny, 5), a)
+	first.carryTo(second)
+	want.Rules = []Counter{{30, 3000}, {}, {10, 1000}}
+	wantCounts(t, "after a change", second.counts(), want)
+
+	first.carryTo(second)
+	wantCounts(t, "carried twice", second.counts(), want)
+
+	// What the new generation counts meanwhile is not lost by carrying again.
+	second.rule(0, 1, 60)
+	second.rule(1, 2, 120)
+	second.count(counterTracked, 1, 50)
+	first.carryTo(second)
+	want.Untracked.add(Counter{1, 60})
+	want.Denied.add(Counter{2, 120})
+	want.Tracked.add(Counter{1, 50})
+	want.Rules = []Counter{{31, 3060}, {2, 120}, {10, 1000}}
+	wantCounts(t, "counted and carried", second.counts(), want)
+
+	// A late packet of the old generation, which another CPU was still at, is found by carrying again.
+	first.rule(0, 1, 100)
+	first.carryTo(second)
+	want.Untracked.add(Counter{1, 100})
+	want.Rules[2] = Counter{11, 1100}
+	wantCounts(t, "a late packet", second.counts(), want)
+
+	// All rules retire; the sums stay through further generations.
+	third, fourth := newGenerationCounters(t), newGenerationCounters(t, a)
+	second.carryTo(third)
+	third.carryTo(fourth)
+	want.Rules = []Counter{{}}
+	wantCounts(t, "two generations on", fourth.counts(), want)
+}
+
+// Of equal rules, each keeps its own count.
+func TestCarryEqualRules(t *testing.T) {
+	requireRoot(t)
+	a := portRule(policy.Allow, 1)
+	first := newGenerationCounters(t, a, a, a)
+	first.rule(0, 1, 10)
+	first.rule(1, 2, 20)
+	first.rule(2, 4, 40)
+	second := newGenerationCounters(t, portRule(policy.Deny, 9), a, a)
+	first.carryTo(second)
+	wantCounts(t, "one of three retired", second.counts(), Counts{
+		Untracked: Counter{7, 70}, Rules: []Counter{{}, {1, 10}, {2, 20}},
+	})
+}
+
+// A rule that changes what it does is another rule: its past stays with what it did.
+func TestCarryChangedAction(t *testing.T) {
+	requireRoot(t)
+	first := newGenerationCounters(t, portRule(policy.Allow, 1))
+	first.rule(0, 5, 50)
+	second := newGenerationCounters(t, portRule(policy.Deny, 1))
+	first.carryTo(second)
+	second.rule(0, 1, 10)
+	wantCounts(t, "allow became deny", second.counts(), Counts{
+		Untracked: Counter{5, 50}, Denied: Counter{1, 10}, Rules: []Counter{{1, 10}},
+	})
+}
