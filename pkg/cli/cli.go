@@ -7,6 +7,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,12 +105,13 @@ func newRoot(version string) *cobra.Command {
 type places struct{ bpffs, runDir string }
 
 func (p *places) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&p.bpffs, "bpffs", config.DefaultBPFFS, "where the BPF file system is mounted")
+	cmd.Flags().StringVar(&p.bpffs, "bpffs", "", "where the BPF file system is mounted (default as applied, or "+config.DefaultBPFFS+")")
 	cmd.Flags().StringVar(&p.runDir, "run-dir", config.DefaultRunDir, "where lock and records are")
 }
 
 func (p *places) node(version string, stderr io.Writer) *node.Node {
-	return &node.Node{Version: version, BPFFS: p.bpffs, RunDir: p.runDir, Log: logger(stderr, slog.LevelInfo)}
+	bpffs := cmp.Or(p.bpffs, node.BPFFSOf(p.runDir), config.DefaultBPFFS)
+	return &node.Node{Version: version, BPFFS: bpffs, RunDir: p.runDir, Log: logger(stderr, slog.LevelInfo)}
 }
 
 // logger is silent unless the operator asked for debugging: what matters, the command prints by itself.

@@ -56,6 +56,14 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	}
 	defer generation.Close()
 
+	if moved := n.movedPins(old); moved != nil {
+		// Two links cannot hold one hook: what was pinned elsewhere goes first, for a moment without policy.
+		n.progress("pins at %s", moved.Dir())
+		if err := moved.Remove(); err != nil {
+			fail(ProblemNotAttached, "remove them by hand", fmt.Errorf("remove the pins of the former bpffs: %w", err))
+		}
+	}
+
 	keep := map[int]uint64{} // interface index → the generation in force there
 	for _, planned := range p.Interfaces {
 		n.progress("programs of %s", planned.Name)

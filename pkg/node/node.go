@@ -101,11 +101,10 @@ func (n *Node) Apply(ctx context.Context, c *config.Config, force bool) (*Result
 	if len(reasons) == 0 {
 		reasons = []string{"asked for"}
 	}
-	selected := record
 	if force && record != nil {
-		record.Networks, selected = nil, nil
+		record.Networks = nil
 	}
-	plan, err := n.plan(c, selected, record.generation())
+	plan, err := n.plan(c, record, force)
 	if err != nil {
 		return nil, err
 	}

@@ -187,9 +187,9 @@ func (p *Plan) Steps() []string {
 		"evict the conntrack entries of flows that become untracked")
 }
 
-// plan observes the node and makes the plan. r is the record, or nil where what was selected before is to be
-// forgotten; last is the generation in force, 0 if there is none.
-func (n *Node) plan(c *config.Config, r *Record, last uint64) (*Plan, error) {
+// plan observes the node and makes the plan. r is the record, nil where there is none; forget says that interfaces
+// which it has and the config does not select are to go.
+func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
 	rules, files, err := Expand(c)
 	if err != nil {
 		return nil, err
@@ -199,14 +199,22 @@ func (n *Node) plan(c *config.Config, r *Record, last uint64) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := resolve(c, r)
+	selected := r
+	if forget {
+		selected = nil
+	}
+	found, err := resolve(c, selected)
 	if err != nil {
 		return nil, err
 	}
+	moved := n.movedPins(r)
 	observed := make([]Observed, len(found))
 	for i, f := range found {
 		observed[i] = Observed{
 			Interface: f, OwnXDP: pins.OwnXDP(f.Index), BridgeNetfilter: f.Kind == "bridge" && bridgeNetfilter(),
+		}
+		if moved != nil && observed[i].OwnXDP == 0 {
+			observed[i].OwnXDP = moved.OwnXDP(f.Index)
 		}
 		if err := hostif.Describe(&observed[i].Interface); err != nil {
 			n.Log.Debug("no driver name", "interface", f.Name, "error", err)
@@ -227,8 +235,20 @@ func (n *Node) plan(c *config.Config, r *Record, last uint64) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Generation = max(last, pinnedLast) + 1
+	p.Generation = max(r.generation(), pinnedLast) + 1
 	return p, nil
+}
+
+// movedPins are those of a policy that was applied with another BPF file system, nil if there are none: its programs
+// are ours, and still attached.
+func (n *Node) movedPins(r *Record) *datapath.Pins {
+	if r == nil || r.bpffs() == n.BPFFS {
+		return nil
+	}
+	if pins := datapath.PinsAt(r.bpffs()); pins.Exist() {
+		return pins
+	}
+	return nil
 }
 
 // resolve returns the interfaces that the config selects now, and those that it selected when it was applied, as
@@ -266,7 +286,7 @@ func (n *Node) PlanFor(c *config.Config) (reasons []string, p *Plan, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err = n.plan(c, nil, record.generation())
+	p, err = n.plan(c, record, true)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
 )
 
@@ -75,6 +76,22 @@ func stampOf(path string) (FileStamp, error) {
 	}
 	st := info.Sys().(*syscall.Stat_t)
 	return FileStamp{path, st.Size, st.Mtim.Nano(), st.Ctim.Nano(), st.Ino}, nil
+}
+
+// bpffs is where the programs were pinned.
+func (r *Record) bpffs() string {
+	if path := r.Annotations[config.Prefix+"bpffs"]; path != "" {
+		return filepath.Clean(path)
+	}
+	return config.DefaultBPFFS
+}
+
+// BPFFSOf returns where the policy that is recorded in a run directory was pinned, empty if none is.
+func BPFFSOf(runDir string) string {
+	if r, err := readRecord(runDir); err == nil && r != nil {
+		return r.bpffs()
+	}
+	return ""
 }
 
 // generation is the one in force, 0 if there is none.

@@ -26,10 +26,17 @@ func (n *Node) present() bool {
 // remove goes the other way round than apply: the record first, so that a killed remove is seen as nothing
 // applied, and programs before the table, so that no flow loses only its way out.
 func (n *Node) remove() error {
+	record, err := readRecord(n.RunDir)
+	if err != nil {
+		return err
+	}
 	if err := n.removeFiles(recordFile); err != nil {
 		return err
 	}
-	err := n.pins().Remove()
+	if moved := n.movedPins(record); moved != nil { // pinned where the conf list said, whatever --bpffs says
+		err = moved.Remove()
+	}
+	err = errors.Join(err, n.pins().Remove())
 	if tableErr := nft.Remove(); tableErr != nil && !errors.Is(tableErr, nft.ErrNotSupported) {
 		err = errors.Join(err, tableErr)
 	}

@@ -76,8 +76,8 @@ func (n *trafficNode) wantModes(f trafficFamily) {
 	}
 	n.wantFlows(0, udp, family)
 	after = n.packets("eth0")
-	if got := after.Untracked - before.Untracked; got != 80 {
-		n.Errorf("%d first fragments arrived untracked, want 80", got)
+	if got := after.Untracked - before.Untracked; got < 80 {
+		n.Errorf("%d first fragments arrived untracked, want 80 at least", got)
 	}
 	if got := after.Fragment - before.Fragment; got < 40*2+40*6 {
 		n.Errorf("%d later fragments arrived, want at least %d", got, 40*2+40*6)
