@@ -273,6 +273,10 @@ func (d *demo) fillAfter() error {
 		[]string{"tcp/8080  the neighbour answered", outOf(b.other), outOf(a.other)},
 		[]string{"packets conntrack dropped", thousands(b.dropped), thousands(a.dropped)},
 	)
+	if b.slow {
+		d.say("   This machine is too busy to fill even this table, so there is nothing to see here now.")
+		return nil
+	}
 	d.say("   Before, the busy service filled the table and took the neighbour down with it; now it does not touch it.")
 	d.claim(b.load.Timeouts > 0 && b.load.OK < 2*fullTable, "a full table did not stop tracked connections: %v", b.load)
 	d.claim(b.other.OK < knocks, "a full table did not stop the neighbour")
@@ -492,7 +496,7 @@ func (d *demo) conclude() error {
 	}
 	b, a := d.measured[0], d.measured[1]
 	full := ""
-	if d.limit > 0 {
+	if d.limit > 0 && !d.filled[0].slow {
 		full = fmt.Sprintf(", and a full table stopped %s connections before and none after", thousands(d.filled[0].load.Timeouts))
 	}
 	d.say("\nYou saw, in %.0f s: %s conntrack entries for two services became %s by one conflist entry%s; now nothing of it is left.",

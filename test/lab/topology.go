@@ -3,9 +3,11 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -133,20 +135,38 @@ func awaitUp(ns *NS, ifname string) error {
 	}
 }
 
-// AddAddrs sets addresses, with their networks, on an interface. They work at once.
+// AddAddrs sets addresses, with their networks, on an interface. If it is up they work when AddAddrs returns.
 func AddAddrs(ns *NS, ifname string, addrs ...netip.Prefix) error {
 	return onLink(ns, ifname, func(l netlink.Link) error {
 		for _, p := range addrs {
-			a := &netlink.Addr{IPNet: ipNet(p)}
-			if p.Addr().Is6() {
-				a.Flags = unix.IFA_F_NODAD
-			}
-			if err := netlink.AddrAdd(l, a); err != nil {
+			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
 				return fmt.Errorf("add address %s: %w", p, err)
 			}
 		}
-		return nil
+		if l.Attrs().OperState != netlink.OperUp {
+			return nil
+		}
+		return awaitAddrs(l)
 	})
+}
+
+// awaitAddrs waits until IPv6 addresses are no longer tentative. No duplicate is looked for in our namespaces,
+// yet the kernel joins the multicast group of neighbour discovery in a worker of its own time; a solicitation
+// that comes before costs its sender a second. (With IFA_F_NODAD one could not see it happen.)
+func awaitAddrs(l netlink.Link) error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
+		}
+		tentative := slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+		if err == nil && !tentative {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.New("IPv6 addresses stay tentative")
+		}
+	}
 }
 
 // AddRoute adds a route to dst (0.0.0.0/0 or ::/0 being the default route) by the neighbour via.
