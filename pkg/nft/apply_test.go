@@ -66,9 +66,10 @@ func TestApply(t *testing.T) {
 	}
 	tables := []*Table{
 		{Mark: 0x1000},
-		{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", nil}}},
-		{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", everyKind()}, {"we!rd\"x*\xff", everyKind()}}},
-		{Mark: 0x80000000, Endpoints: []Endpoint{{"eth0", everyKind()[3:]}}},
+		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: nil}}},
+		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyKind()}, {Interface: "we!rd\"x*\xff", Rules: everyKind()}}},
+		{Mark: 0x80000000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyKind()[3:]}}},
+		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyKind(), Answers: everyKind()}}},
 		{Mark: 0x1000},
 	}
 	for _, table := range tables {
@@ -101,7 +102,7 @@ func TestApply(t *testing.T) {
 // TestSockets: no call leaves a file descriptor behind.
 func TestSockets(t *testing.T) {
 	enterNetns(t)
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{"eth0", everyKind()}}}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyKind()}}}
 	sockets := func() int {
 		n := 0
 		entries, err := os.ReadDir("/proc/thread-self/fd")
@@ -144,12 +145,15 @@ func TestListing(t *testing.T) {
 		r.Source = policy.Entity{Nets: nets("10.0.0.0/8", "12.0.0.0/8", "2001:db8::/32", "2001:db9::/32")}
 		rules = append(rules, r)
 	}
-	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", rules}, {"a+b", rules}}}
+	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: rules, Answers: rules}, {Interface: "a+b", Rules: rules}}}
 	must(t, table.Apply())
 	list := command(t, "", "nft", "-a", "list", "table", "inet", TableName)
 	for _, want := range []string{
 		`meta mark & 0x00001000 != 0x00001000 accept`,
 		`fib daddr type local notrack`,
+		`iifname "eth0" fib daddr type local jump in-eth0`,
+		`iifname "a+b" fib daddr type local notrack`,
+		`socket transparent 0 notrack`,
 		`oifname "eth0" goto out-eth0`,
 		`oifname "a+b" goto out-a/2bb`,
 		`ip6 hoplimit 255 icmpv6 type`,
@@ -191,7 +195,7 @@ func TestCounters(t *testing.T) {
 	send := func(port uint16) { raw.send(t, udpPacket("10.0.0.1", "10.0.0.2", 1, port)) }
 	apply := func(rules ...policy.Rule) {
 		t.Helper()
-		table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}, {"other", rules}}}
+		table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}, {Interface: "other", Rules: rules}}}
 		must(t, table.Apply())
 		inForce(t, table)
 	}
@@ -239,7 +243,7 @@ func TestNoPacketMissed(t *testing.T) {
 		udpTo(1, policy.Allow),
 		{Action: policy.Deny},
 	}
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}}}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}
 	must(t, table.Apply())
 	var sent uint64
 	var stop atomic.Bool
@@ -279,7 +283,7 @@ func TestDamage(t *testing.T) {
 	addDummy(t, "d0")
 	raw := openRaw(t)
 	rules := append([]policy.Rule{udpTo(1, policy.Allow)}, everyKind()...)
-	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{"d0", rules}}}
+	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}
 	const silent = "no harm, and not seen"
 	// Not every kernel has flow tables.
 	flowTables := exec.Command("nft", "-f", "-")
@@ -363,7 +367,7 @@ func TestReplace(t *testing.T) {
 	enterNetns(t)
 	addDummy(t, "d0")
 	raw := openRaw(t)
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", everyKind()}}}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: everyKind()}}}
 	must(t, table.Apply())
 	raw.send(t, udpPacket("192.0.2.1", "203.0.113.1", 1, 67))
 	want := counters(t)
@@ -390,7 +394,7 @@ func TestOthersUntouched(t *testing.T) {
 		return command(t, "", "nft", "list", "table", "inet", "other") + command(t, "", "nft", "list", "table", "ip", "untracked")
 	}
 	before := list()
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", everyKind()}}}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: everyKind()}}}
 	must(t, table.Apply())
 	must(t, table.Apply())
 	inForce(t, table)
@@ -418,7 +422,7 @@ func TestLargeSets(t *testing.T) {
 		{Action: policy.Deny, Destination: policy.Entity{Nets: s}},
 		{Action: policy.Allow, Destination: policy.Entity{NotNets: s}},
 	}
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}, {"d1", rules}}}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}, {Interface: "d1", Rules: rules}}}
 	for range 2 {
 		must(t, table.Apply())
 		inForce(t, table)
@@ -463,7 +467,7 @@ func TestManyRules(t *testing.T) {
 		rules[i] = udpTo(uint16(i), policy.Allow)
 		rules[i].Source.Nets = nets("10.0.0.0/8", "12.0.0.0/8", "2001:db8::/32")
 	}
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{"d0", rules}}}
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}
 	for range 2 {
 		must(t, table.Apply())
 		inForce(t, table)

@@ -20,7 +20,7 @@ func usual(t testing.TB) *Table {
 	must(t, err)
 	allows := policy.Shorthand{Ports: ports, Sources: nets("10.0.0.0/8", "192.168.0.0/16", "2001:db8::/32")}
 	rules := policy.Join(policy.FailsafeRules(lists[0], lists[1]), allows.Allows())
-	return &Table{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", rules.Egress}}}
+	return &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: rules.Egress}}}
 }
 
 func BenchmarkDigest(b *testing.B) {
@@ -51,7 +51,7 @@ func BenchmarkApply(b *testing.B) {
 
 func BenchmarkApply100k(b *testing.B) {
 	enterNetns(b)
-	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", []policy.Rule{
+	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: []policy.Rule{
 		{Action: policy.Deny, Destination: policy.Entity{Nets: many(100000)}},
 	}}}}
 	for b.Loop() {
@@ -60,7 +60,7 @@ func BenchmarkApply100k(b *testing.B) {
 }
 
 func BenchmarkDigest100k(b *testing.B) {
-	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{"eth0", []policy.Rule{
+	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: []policy.Rule{
 		{Action: policy.Deny, Destination: policy.Entity{Nets: many(100000)}},
 	}}}}
 	for b.Loop() {

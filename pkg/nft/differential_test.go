@@ -51,7 +51,7 @@ func TestDifferential(t *testing.T) {
 			addObserver(t)
 		}
 		rules := g.rules()
-		table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{"d0", rules}, {"other", g.rules()}}}
+		table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}, {Interface: "other", Rules: g.rules()}}}
 		if err := table.Apply(); err != nil {
 			t.Fatalf("%v\nrules:\n%s", err, describe(rules))
 		}

@@ -9,6 +9,10 @@
 //	    iifname "eth0" fib daddr type local notrack
 //	    meta mark set meta mark & ~0x1000
 //	  }
+//	  chain awaited {               # jumped to, by way of chain in-eth0, for answers to calls of this host
+//	    socket transparent 0 notrack                          # whose socket is found, transparent or not
+//	    socket transparent 1 notrack
+//	  }
 //	  chain output {                # raw priority: what local sockets send
 //	    oifname "eth0" goto out-eth0
 //	  }

@@ -13,7 +13,9 @@ import (
 const (
 	preroutingChain = "prerouting"
 	outputChain     = "output"
+	awaitedChain    = "awaited"
 
+	arrivingPrefix  = "in-"
 	endpointPrefix  = "out-"
 	fragmentsPrefix = "fragments-"
 	quoted4Prefix   = "quoted4-"

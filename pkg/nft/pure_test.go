@@ -170,7 +170,7 @@ func TestFamilies(t *testing.T) {
 		{"not a type with code", policy.Rule{IPVersion: 4, NotICMP: &policy.ICMPMatch{Type: 8, Code: ptr(uint8(1))}}, 2},
 	} {
 		tt.rule.Action = policy.Deny // so that there is no chain for quoted packets
-		rs := (&Table{Mark: 1, Endpoints: []Endpoint{{"eth0", []policy.Rule{tt.rule}}}}).ruleset()
+		rs := (&Table{Mark: 1, Endpoints: []Endpoint{{Interface: "eth0", Rules: []policy.Rule{tt.rule}}}}).ruleset()
 		got := -3 // fragments in both families, and neighbour discovery
 		for _, r := range rs.rules {
 			if r.chain == "out-eth0" {
@@ -186,11 +186,11 @@ func TestFamilies(t *testing.T) {
 func TestDigest(t *testing.T) {
 	table := func() *Table {
 		return &Table{Mark: 0x1000, Endpoints: []Endpoint{
-			{"eth0", []policy.Rule{
+			{Interface: "eth0", Rules: []policy.Rule{
 				{Policy: "a", Action: policy.Allow, Protocol: ptr(uint8(17)), Destination: policy.Entity{Ports: []policy.PortRange{portRange(53, 53)}}},
 				{Policy: "b", Action: policy.Deny, Destination: policy.Entity{Nets: many(100), NetsName: "file x"}},
 			}},
-			{"eth1", []policy.Rule{{Policy: "c", Action: policy.Allow, ICMP: &policy.ICMPMatch{Type: 8}}}},
+			{Interface: "eth1", Rules: []policy.Rule{{Policy: "c", Action: policy.Allow, ICMP: &policy.ICMPMatch{Type: 8}}}},
 		}}
 	}
 	want := table().Digest()
@@ -212,6 +212,7 @@ func TestDigest(t *testing.T) {
 			r := t.Endpoints[0].Rules
 			r[0], r[1] = r[1], r[0]
 		}},
+		{"answers", false, func(t *Table) { t.Endpoints[0].Answers = t.Endpoints[0].Rules }},
 		{"action", false, func(t *Table) { t.Endpoints[0].Rules[0].Action = policy.Failsafe }},
 		{"name", false, func(t *Table) { t.Endpoints[0].Rules[0].Policy = "d" }},
 		{"port", false, func(t *Table) { t.Endpoints[0].Rules[0].Destination.Ports[0].Last = 54 }},
@@ -233,8 +234,8 @@ func TestSharedSets(t *testing.T) {
 		return policy.Rule{Action: policy.Allow, Destination: policy.Entity{Nets: n}}
 	}
 	rs := (&Table{Mark: 1, Endpoints: []Endpoint{
-		{"eth0", []policy.Rule{rule(one), rule(other)}},
-		{"eth1", []policy.Rule{rule(again)}},
+		{Interface: "eth0", Rules: []policy.Rule{rule(one), rule(other)}},
+		{Interface: "eth1", Rules: []policy.Rule{rule(again)}},
 	}}).ruleset()
 	var got []string
 	for _, s := range rs.sets {
@@ -250,7 +251,7 @@ func TestSharedSets(t *testing.T) {
 
 // TestWire checks the lengths of all attributes of a large batch: one that wrapped at 64 KiB would show here.
 func TestWire(t *testing.T) {
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{"eth0", []policy.Rule{
+	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "eth0", Rules: []policy.Rule{
 		{Action: policy.Allow, Destination: policy.Entity{Nets: many(50000)}},
 	}}}}
 	var b batch

@@ -59,7 +59,7 @@ func (t *Table) ruleset() *ruleset {
 	rs := &ruleset{}
 	c := &compiler{hashes: map[*netset.Set]uint64{}}
 	endpoints := t.sorted()
-	rs.addPrerouting(t.Mark, endpoints)
+	rs.addPrerouting(c, t.Mark, endpoints)
 	for _, e := range endpoints {
 		rs.addEndpoint(c, &e)
 	}
@@ -80,18 +80,57 @@ func (rs *ruleset) add(chain, comment string, parts ...[]step) {
 //
 // A packet may have been marked on one interface and arrive by another: a VLAN, macvlan or bridge on top. Where that
 // one is no endpoint its answers leave tracked, and so the packet must be, or conntrack sees half a flow.
-func (rs *ruleset) addPrerouting(mark uint32, endpoints []Endpoint) {
+func (rs *ruleset) addPrerouting(c *compiler, mark uint32, endpoints []Endpoint) {
 	load := loadMeta(expr.MetaKeyMARK)
 	rs.add(preroutingChain, "no verdict from tc", steps(
 		load, and(hostOrder(mark)...), isNot(hostOrder(mark)...), verdict(expr.VerdictAccept, "")))
+	awaited := false
 	for _, e := range endpoints {
+		var end expr.Any = &expr.Notrack{}
+		if len(e.Answers) > 0 {
+			end = verdict(expr.VerdictJump, arrivingPrefix+escape(e.Interface))
+			awaited = true
+		}
 		rs.add(preroutingChain, e.Interface+": untracked, unless it is forwarded", steps(
 			loadMeta(expr.MetaKeyIIFNAME), is(nameBytes(e.Interface)...),
 			&expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true}, is(hostOrder(unix.RTN_LOCAL)...),
-			&expr.Notrack{}))
+			end))
 	}
 	rs.add(preroutingChain, "take the verdict off", steps(
 		load, and(hostOrder(^mark)...), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register}))
+	if !awaited {
+		return
+	}
+	rs.chains = append(rs.chains, awaitedChain)
+	for _, transparent := range []byte{0, 1} { // either will do: without a socket there is no value at all
+		rs.add(awaitedChain, "a local socket waits for it", steps(
+			&expr.Socket{Key: expr.SocketKeyTransparent, Register: register}, is(transparent), &expr.Notrack{}))
+	}
+	for _, e := range endpoints {
+		rs.addAnswers(c, &e)
+	}
+}
+
+// addAnswers asks for the socket where an answer may be another's, also an ICMP error about such a call.
+func (rs *ruleset) addAnswers(c *compiler, e *Endpoint) {
+	if len(e.Answers) == 0 {
+		return
+	}
+	chain := arrivingPrefix + escape(e.Interface)
+	rs.chains = append(rs.chains, chain)
+	ask := steps(verdict(expr.VerdictGoto, awaitedChain))
+	for i := range e.Answers {
+		r := &e.Answers[i]
+		for _, v := range views(r) {
+			for _, s := range c.rule(r, v) {
+				rs.add(chain, r.Name(), s, ask)
+			}
+		}
+	}
+	for _, family := range []int{4, 6} {
+		rs.add(chain, "an error about a call", isErrorType(family), ask)
+	}
+	rs.add(chain, "everything else is for what is served here", steps(&expr.Notrack{}))
 }
 
 // nameBytes is an interface's name as the kernel compares it.
@@ -206,7 +245,22 @@ func (rs *ruleset) addQuoted(c *compiler, e *Endpoint, counters []string, family
 // isError holds for an ICMP error (see policy.IsICMPError) whose quoted packet has its transport header right
 // behind an IP header of the usual length.
 func isError(family int) []step {
-	direct, quoted := view{family: family}, view{family: family, quoted: true}
+	quoted := view{family: family, quoted: true}
+	out := isErrorType(family)
+	version := loadPayload(expr.PayloadBaseTransportHeader, quotedHeader, 1)
+	if family == 4 {
+		fragment := loadPayload(expr.PayloadBaseTransportHeader, quotedHeader+6, 2)
+		return append(out, steps(
+			version, is(0x45),
+			fragment, and(0x1f, 0xff), is(0, 0))...)
+	}
+	notTransport, _ := quoted.member(quoted.protocol(), octets("protocols", nftables.TypeInetProto, extensionHeaders), true)
+	out = append(out, steps(version, and(0xf0), is(0x60))...)
+	return append(out, notTransport...)
+}
+
+func isErrorType(family int) []step {
+	direct := view{family: family}
 	out := append(direct.isFamily(), steps(direct.protocol(), is(direct.icmp()))...)
 	var types []uint8
 	for t := range 256 {
@@ -214,18 +268,12 @@ func isError(family int) []step {
 			types = append(types, uint8(t))
 		}
 	}
-	version := loadPayload(expr.PayloadBaseTransportHeader, quotedHeader, 1)
-	if family == 4 {
-		isOne, _ := direct.member(direct.transport(0, 1), octets("types", nftables.TypeICMPType, types), false)
-		fragment := loadPayload(expr.PayloadBaseTransportHeader, quotedHeader+6, 2)
-		return append(append(out, isOne...), steps(
-			version, is(0x45),
-			fragment, and(0x1f, 0xff), is(0, 0))...)
+	datatype := nftables.TypeICMPType
+	if family == 6 {
+		datatype = nftables.TypeICMP6Type
 	}
-	isOne, _ := direct.member(direct.transport(0, 1), octets("types", nftables.TypeICMP6Type, types), false)
-	notTransport, _ := quoted.member(quoted.protocol(), octets("protocols", nftables.TypeInetProto, extensionHeaders), true)
-	out = append(append(out, isOne...), steps(version, and(0xf0), is(0x60))...)
-	return append(out, notTransport...)
+	isOne, _ := direct.member(direct.transport(0, 1), octets("types", datatype, types), false)
+	return append(out, isOne...)
 }
 
 // extensionHeaders are the next headers of IPv6 behind which another one follows: hop-by-hop options, routing,

@@ -213,7 +213,7 @@ func TestEgressTraffic(t *testing.T) {
 	rules := append(rulesFor(calls, nil), udpTo(5002, policy.Deny), udpTo(5003, policy.Failsafe))
 	apply := func() {
 		t.Helper()
-		must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{nodeLink, rules}}}).Apply())
+		must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{Interface: nodeLink, Rules: rules}}}).Apply())
 	}
 	apply()
 
@@ -325,7 +325,7 @@ func TestPrerouting(t *testing.T) {
 	serves := []policy.Port{port(policy.UDP, 7000)}
 	addTestTable(t, serves...)
 	rules := rulesFor(nil, serves)
-	must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{nodeLink, rules}}}).Apply())
+	must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{Interface: nodeLink, Rules: rules}}}).Apply())
 	forward(t)
 
 	server := map[uint16]*net.UDPConn{}
@@ -421,12 +421,12 @@ func TestICMPErrors(t *testing.T) {
 	names := []string{"invalid out", "untracked icmp out", "untracked icmpv6 out"}
 
 	// Without the rule, to see that the observers see.
-	must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{nodeLink, nil}}}).Apply())
+	must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{Interface: nodeLink, Rules: nil}}}).Apply())
 	refused()
 	if diff := cmp.Diff(map[string]uint64{names[0]: 2, names[1]: 0, names[2]: 0}, counted(t, names...)); diff != "" {
 		t.Errorf("packets without a rule (-want +got):\n%s", diff)
 	}
-	must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{nodeLink, rules}}}).Apply())
+	must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{Interface: nodeLink, Rules: rules}}}).Apply())
 	refused()
 	if diff := cmp.Diff(map[string]uint64{names[0]: 2, names[1]: 1, names[2]: 1}, counted(t, names...)); diff != "" {
 		t.Errorf("packets with the rule (-want +got):\n%s", diff)

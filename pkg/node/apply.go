@@ -98,9 +98,9 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	}
 
 	n.progress("table inet %s", nft.TableName)
-	table := r.table(c.Mark, p.Rules.Egress)
+	table := r.table(c.Mark, p.Rules)
 	if err := table.Apply(); err != nil {
-		fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet)", err)
+		fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet; nft_socket for "+config.Prefix+"remote-ports)", err)
 	} else {
 		r.Table = table.Digest()
 	}
@@ -188,11 +188,17 @@ func (r *Record) stillGood(i InterfaceRecord, policy string, pins *datapath.Pins
 }
 
 // table is the way out for every interface whose way in is installed: half a flow must not be untracked.
-func (r *Record) table(mark uint32, egress []policy.Rule) *nft.Table {
+func (r *Record) table(mark uint32, rules policy.Rules) *nft.Table {
 	t := &nft.Table{Mark: mark}
+	var answers []policy.Rule
+	for i := range rules.Ingress {
+		if rules.Ingress[i].IsForAnswers() {
+			answers = append(answers, rules.Ingress[i])
+		}
+	}
 	for _, i := range r.Interfaces {
 		if i.installed() {
-			t.Endpoints = append(t.Endpoints, nft.Endpoint{Interface: i.Name, Rules: egress})
+			t.Endpoints = append(t.Endpoints, nft.Endpoint{Interface: i.Name, Rules: rules.Egress, Answers: answers})
 		}
 	}
 	return t

@@ -35,6 +35,12 @@ func appendMirrors(to, from []Rule) []Rule {
 	return to
 }
 
+// IsForAnswers reports whether an ingress rule lets the answers to calls of this host through: it allows what
+// comes from certain ports of others, to any port here.
+func (r *Rule) IsForAnswers() bool {
+	return r.Action == Allow && r.Source.Ports != nil && r.Destination.Ports == nil
+}
+
 // mirror is the rule that matches the replies to what r matches.
 func (r *Rule) mirror() Rule {
 	m := *r

@@ -163,18 +163,12 @@ func median(figures []float64) float64 {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
-// gain is the median of the turns' gains, in percent: each turn is a pair under the same conditions.
+// gain is how much the one median is above the other.
 func gain(without, with []float64) string {
-	var percents []float64
-	for i := range without {
-		if without[i] > 0 {
-			percents = append(percents, 100*(with[i]/without[i]-1))
-		}
-	}
-	if len(percents) == 0 {
+	if median(without) == 0 {
 		return "?"
 	}
-	return fmt.Sprintf("%+.0f %%", median(percents))
+	return fmt.Sprintf("%+.0f %%", 100*(median(with)/median(without)-1))
 }
 
 // overfill drives tcp/6379 while the table has room for few, and has somebody knock at the other service.
