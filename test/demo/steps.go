@@ -247,7 +247,8 @@ func (d *demo) race() error {
 		[]string{"tcp/6379  connections", thousands(median(without.tcp)), thousands(median(with.tcp)), gain(without.tcp, with.tcp)},
 		[]string{"udp/5353  new flows", thousands(median(without.udp)), thousands(median(with.udp)), gain(without.udp, with.udp)},
 	)
-	d.say("   Client and server share this machine's processors, and a veth pays for XDP as no real NIC does.")
+	d.say("   A few percent either way: client and server share this machine's processors, and a veth pays for XDP as")
+	d.say("   no real NIC does. What one wins everywhere is the table:")
 	return nil
 }
 
@@ -280,7 +281,7 @@ func (d *demo) fillAfter() error {
 	d.say("   Before, the busy service filled the table and took the neighbour down with it; now it does not touch it.")
 	d.claim(b.load.Timeouts > 0 && b.load.OK < 2*fullTable, "a full table did not stop tracked connections: %v", b.load)
 	d.claim(b.other.OK < knocks, "a full table did not stop the neighbour")
-	d.claim(a.load.OK > 2*fullTable && (a.load.Timeouts+a.load.Failed)*1000 <= a.load.OK, "a full table stopped untracked connections: %v", a.load)
+	d.claim(a.load.OK > 2*fullTable && (a.load.Timeouts+a.load.Failed)*100 <= a.load.OK, "a full table stopped untracked connections: %v", a.load)
 	d.claim(a.other.OK == knocks, "after: the neighbour answered only %d of %d", a.other.OK, knocks)
 	d.claim(a.dropped == 0, "after: conntrack dropped %d packets", a.dropped)
 	return nil

@@ -16,14 +16,14 @@ import (
 // ours. The operator's commands find it by themselves.
 func TestCNIAnotherBPFFS(t *testing.T) {
 	l, chain, pod := cniChain(t, cniPolicy())
-	cniMust(chain.Add(pod))(t)
+	must(chain.Add(pod))(t)
 
 	other := filepath.Join(l.Dir, "bpf2")
-	cniOK(t, os.Mkdir(other, 0o700))
-	cniOK(t, unix.Mount("bpf", other, "bpf", 0, "mode=0700"))
+	check(t, os.Mkdir(other, 0o700))
+	check(t, unix.Mount("bpf", other, "bpf", 0, "mode=0700"))
 	annotations := cniPolicy()
 	annotations["bpffs"] = other
-	cniOK(t, chain.Rewrite(lab.ChainConfig{Annotations: annotations}))
+	check(t, chain.Rewrite(lab.ChainConfig{Annotations: annotations}))
 	cniAdd(t, chain, pod)
 
 	if entries, err := os.ReadDir(filepath.Join(l.BPFFS, "untracked")); !os.IsNotExist(err) {
@@ -35,7 +35,7 @@ func TestCNIAnotherBPFFS(t *testing.T) {
 		t.Fatalf("status: %v\n%s", err, out)
 	}
 	hooks, err := lab.ReadHooks(l.Node, "eth0")
-	cniOK(t, err)
+	check(t, err)
 	if hooks.XDP == 0 {
 		t.Errorf("no XDP program is attached any more: %+v", hooks)
 	}
@@ -44,7 +44,7 @@ func TestCNIAnotherBPFFS(t *testing.T) {
 		t.Fatalf("remove: %v\n%s", err, out)
 	}
 	hooks, err = lab.ReadHooks(l.Node, "eth0")
-	cniOK(t, err)
+	check(t, err)
 	if !hooks.None() {
 		t.Errorf("remove left %+v", hooks)
 	}

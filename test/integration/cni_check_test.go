@@ -23,30 +23,30 @@ import (
 // cniDetach takes a pinned link off its interface, as `xdp-loader unload` and others do.
 func cniDetach(t *testing.T, path string) {
 	t.Helper()
-	l := cniMust(link.LoadPinnedLink(path, nil))(t)
+	l := must(link.LoadPinnedLink(path, nil))(t)
 	defer l.Close()
-	cniOK(t, l.Detach())
+	check(t, l.Detach())
 }
 
 // cniNft changes nftables in the node's namespace.
 func cniNft(t *testing.T, l *lab.Lab, change func(*nftables.Conn, *nftables.Table)) {
 	t.Helper()
-	ns := cniMust(netns.GetFromPath(l.Node.Path))(t)
+	ns := must(netns.GetFromPath(l.Node.Path))(t)
 	defer ns.Close()
-	c := cniMust(nftables.New(nftables.WithNetNSFd(int(ns))))(t)
+	c := must(nftables.New(nftables.WithNetNSFd(int(ns))))(t)
 	change(c, &nftables.Table{Family: nftables.TableFamilyINet, Name: "untracked"})
-	cniOK(t, c.Flush())
+	check(t, c.Flush())
 }
 
 func cniDeleteRules(t *testing.T, c *nftables.Conn, table *nftables.Table, chain string, at func(n int) int) {
 	t.Helper()
-	rules := cniMust(c.GetRules(table, &nftables.Chain{Table: table, Name: chain}))(t)
+	rules := must(c.GetRules(table, &nftables.Chain{Table: table, Name: chain}))(t)
 	if len(rules) == 0 {
 		t.Fatalf("chain %s has no rules", chain)
 	}
 	r := rules[at(len(rules))]
 	r.Table = table
-	cniOK(t, c.DelRule(r))
+	check(t, c.DelRule(r))
 }
 
 // Each of these takes away a part of what was applied. CHECK and status say so, and the next ADD puts it back.
@@ -59,8 +59,8 @@ func TestCNIDriftIsSeenAndRepaired(t *testing.T) {
 func cniTestDrift(t *testing.T, mode string) {
 	l := lab.New(t, lab.Config{Uplinks: 2})
 	policy := cniPolicy("mode", mode, "interfaces", "eth*", "remote-ports", "udp/5353")
-	chain := cniMust(l.Chain(lab.ChainConfig{Annotations: policy}))(t)
-	pod := cniMust(l.AddNS("pod"))(t)
+	chain := must(l.Chain(lab.ChainConfig{Annotations: policy}))(t)
+	pod := must(l.AddNS("pod"))(t)
 	cniAdd(t, chain, pod)
 	cniHealthy(t, l, chain, pod)
 
@@ -78,15 +78,15 @@ func cniTestDrift(t *testing.T, mode string) {
 	}{
 		{"xdp link detached", true, func(t *testing.T) { cniDetach(t, pin("xdp")) }, "eth0"},
 		{"tc link detached", false, func(t *testing.T) { cniDetach(t, pin("tc")) }, "eth0"},
-		{"xdp pin removed", true, func(t *testing.T) { cniOK(t, os.Remove(pin("xdp"))) }, "eth0"},
-		{"tc pin removed", false, func(t *testing.T) { cniOK(t, os.Remove(pin("tc"))) }, "eth0"},
-		{"counters removed", false, func(t *testing.T) { cniOK(t, os.Remove(pin(generation("counters")))) }, "counters"},
-		{"ledger removed", false, func(t *testing.T) { cniOK(t, os.Remove(pin(generation("ledger")))) }, "ledger"},
+		{"xdp pin removed", true, func(t *testing.T) { check(t, os.Remove(pin("xdp"))) }, "eth0"},
+		{"tc pin removed", false, func(t *testing.T) { check(t, os.Remove(pin("tc"))) }, "eth0"},
+		{"counters removed", false, func(t *testing.T) { check(t, os.Remove(pin(generation("counters")))) }, "counters"},
+		{"ledger removed", false, func(t *testing.T) { check(t, os.Remove(pin(generation("ledger")))) }, "ledger"},
 		{"tables removed", false, func(t *testing.T) {
-			cniOK(t, os.Remove(filepath.Join(l.BPFFS, "untracked", generation("tables"))))
+			check(t, os.Remove(filepath.Join(l.BPFFS, "untracked", generation("tables"))))
 		}, "tables"},
-		{"all pins of an interface removed", false, func(t *testing.T) { cniOK(t, os.RemoveAll(pin(""))) }, "eth0"},
-		{"all pins removed", false, func(t *testing.T) { cniOK(t, os.RemoveAll(filepath.Join(l.BPFFS, "untracked"))) }, "pinned at"},
+		{"all pins of an interface removed", false, func(t *testing.T) { check(t, os.RemoveAll(pin(""))) }, "eth0"},
+		{"all pins removed", false, func(t *testing.T) { check(t, os.RemoveAll(filepath.Join(l.BPFFS, "untracked"))) }, "pinned at"},
 		{"table deleted", false, func(t *testing.T) {
 			cniNft(t, l, func(c *nftables.Conn, table *nftables.Table) { c.DelTable(table) })
 		}, "table inet untracked"},
@@ -113,11 +113,11 @@ func cniTestDrift(t *testing.T, mode string) {
 		}, "table inet untracked"},
 		{"interface re-created", false, func(t *testing.T) { cniRecreate(t, l, 0) }, "eth0"},
 		{"other interface re-created", false, func(t *testing.T) { cniRecreate(t, l, 1) }, "eth1"},
-		{"interface vanished", false, func(t *testing.T) { cniOK(t, lab.DeleteLink(l.Node, "eth1")) }, "eth1"},
+		{"interface vanished", false, func(t *testing.T) { check(t, lab.DeleteLink(l.Node, "eth1")) }, "eth1"},
 		{"interface appeared", false, func(t *testing.T) { cniWire(t, l, 1) }, "eth1"},
-		{"record removed", false, func(t *testing.T) { cniOK(t, os.Remove(filepath.Join(l.RunDir, "record.json"))) }, "no policy"},
-		{"record cut short", false, func(t *testing.T) { cniOK(t, os.Truncate(filepath.Join(l.RunDir, "record.json"), 40)) }, "no policy"},
-		{"run directory removed", false, func(t *testing.T) { cniOK(t, os.RemoveAll(l.RunDir)) }, "no policy"},
+		{"record removed", false, func(t *testing.T) { check(t, os.Remove(filepath.Join(l.RunDir, "record.json"))) }, "no policy"},
+		{"record cut short", false, func(t *testing.T) { check(t, os.Truncate(filepath.Join(l.RunDir, "record.json"), 40)) }, "no policy"},
+		{"run directory removed", false, func(t *testing.T) { check(t, os.RemoveAll(l.RunDir)) }, "no policy"},
 	} {
 		if drift.xdp && mode == "tc" {
 			continue
@@ -138,11 +138,11 @@ func cniTestDrift(t *testing.T, mode string) {
 			cniAdd(t, chain, pod)
 			cniHealthy(t, l, chain, pod)
 			for _, u := range l.Uplinks {
-				links := cniMust(lab.Links(l.Node))(t)
+				links := must(lab.Links(l.Node))(t)
 				if drift.name == "interface vanished" && u.Name == "eth1" {
 					continue
 				}
-				if h := cniMust(lab.ReadHooks(l.Node, u.Name))(t); len(h.TCXIngress) != 1 || (h.XDP != 0) != (mode == "auto") {
+				if h := must(lab.ReadHooks(l.Node, u.Name))(t); len(h.TCXIngress) != 1 || (h.XDP != 0) != (mode == "auto") {
 					t.Errorf("%s after the repair, of %v: %+v", u.Name, links, h)
 				}
 			}
@@ -157,7 +157,7 @@ func cniTestDrift(t *testing.T, mode string) {
 // when it gets round to it.
 func cniSettled(t *testing.T, l *lab.Lab) bool {
 	t.Helper()
-	links := cniMust(lab.Links(l.Node))(t)
+	links := must(lab.Links(l.Node))(t)
 	for _, u := range l.Uplinks {
 		if !slices.Contains(links, u.Name) {
 			continue
@@ -166,7 +166,7 @@ func cniSettled(t *testing.T, l *lab.Lab) bool {
 			_, err := os.Stat(filepath.Join(l.BPFFS, "untracked/interfaces", fmt.Sprint(u.NodeIndex), name))
 			return err == nil
 		}
-		if h := cniMust(lab.ReadHooks(l.Node, u.Name))(t); h.XDP != 0 && !pinned("xdp") || len(h.TCXIngress) > 0 && !pinned("tc") {
+		if h := must(lab.ReadHooks(l.Node, u.Name))(t); h.XDP != 0 && !pinned("xdp") || len(h.TCXIngress) > 0 && !pinned("tc") {
 			return false
 		}
 	}
@@ -176,23 +176,23 @@ func cniSettled(t *testing.T, l *lab.Lab) bool {
 // cniRecreate deletes an uplink and makes one of the same name, as a driver's reload does.
 func cniRecreate(t *testing.T, l *lab.Lab, n int) {
 	t.Helper()
-	cniOK(t, lab.DeleteLink(l.Node, l.Uplinks[n].Name))
+	check(t, lab.DeleteLink(l.Node, l.Uplinks[n].Name))
 	cniWire(t, l, n)
 }
 
 func cniWire(t *testing.T, l *lab.Lab, n int) {
 	t.Helper()
 	u := &l.Uplinks[n]
-	cniOK(t, lab.Veth(l.Node, u.Name, l.Client, u.Name, u.MTU))
-	cniOK(t, lab.AddAddrs(l.Node, u.Name, netip.PrefixFrom(u.Node4, u.Prefix4.Bits()), netip.PrefixFrom(u.Node6, u.Prefix6.Bits())))
+	check(t, lab.Veth(l.Node, u.Name, l.Client, u.Name, u.MTU))
+	check(t, lab.AddAddrs(l.Node, u.Name, netip.PrefixFrom(u.Node4, u.Prefix4.Bits()), netip.PrefixFrom(u.Node6, u.Prefix6.Bits())))
 	for i := range u.Client4 {
-		cniOK(t, lab.AddAddrs(l.Client, u.Name, netip.PrefixFrom(u.Client4[i], u.Prefix4.Bits()), netip.PrefixFrom(u.Client6[i], u.Prefix6.Bits())))
+		check(t, lab.AddAddrs(l.Client, u.Name, netip.PrefixFrom(u.Client4[i], u.Prefix4.Bits()), netip.PrefixFrom(u.Client6[i], u.Prefix6.Bits())))
 	}
 	if n == 0 {
-		cniOK(t, lab.AddRoute(l.Node, netip.PrefixFrom(netip.IPv4Unspecified(), 0), u.Client4[0]))
-		cniOK(t, lab.AddRoute(l.Node, netip.PrefixFrom(netip.IPv6Unspecified(), 0), u.Client6[0]))
+		check(t, lab.AddRoute(l.Node, netip.PrefixFrom(netip.IPv4Unspecified(), 0), u.Client4[0]))
+		check(t, lab.AddRoute(l.Node, netip.PrefixFrom(netip.IPv6Unspecified(), 0), u.Client6[0]))
 	}
-	cniOK(t, lab.In(l.Node, func() error {
+	check(t, lab.In(l.Node, func() error {
 		i, err := net.InterfaceByName(u.Name)
 		if err == nil {
 			u.NodeIndex = i.Index

@@ -140,7 +140,7 @@ func TestCNIBadAnnotationsAreErrorSeven(t *testing.T) {
 	cniHealthy(t, l, chain, pod)
 
 	// Through a runtime the message arrives as well.
-	cniOK(t, chain.Rewrite(lab.ChainConfig{Annotations: cniPolicy("mode", "fast")}))
+	check(t, chain.Rewrite(lab.ChainConfig{Annotations: cniPolicy("mode", "fast")}))
 	if _, err := chain.Add(pod); err == nil || !strings.Contains(err.Error(), "untracked.cni/mode") {
 		t.Errorf("cnitool add: %v", err)
 	}
@@ -166,26 +166,26 @@ func TestCNIStatusOfBadConfig(t *testing.T) {
 func TestCNIBadDenyFiles(t *testing.T) {
 	l := lab.New(t, lab.Config{})
 	list := filepath.Join(l.Dir, "list")
-	cniOK(t, os.WriteFile(list, []byte("192.0.2.1\n"), 0o600))
-	chain := cniMust(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny-files", list)}))(t)
-	pod := cniMust(l.AddNS("pod"))(t)
+	check(t, os.WriteFile(list, []byte("192.0.2.1\n"), 0o600))
+	chain := must(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny-files", list)}))(t)
+	pod := must(l.AddNS("pod"))(t)
 	cniAdd(t, chain, pod)
 	before := cniRead(t, l)
 
 	write := func(text string) func(*testing.T, string) {
-		return func(t *testing.T, path string) { cniOK(t, os.WriteFile(path, []byte(text), 0o600)) }
+		return func(t *testing.T, path string) { check(t, os.WriteFile(path, []byte(text), 0o600)) }
 	}
 	for name, c := range map[string]struct {
 		make func(*testing.T, string)
 		want string // behind the path
 	}{
 		"missing":       {func(*testing.T, string) {}, ": no such file"},
-		"dangling link": {func(t *testing.T, path string) { cniOK(t, os.Symlink("/nonexistent", path)) }, ": no such file"},
-		"loop":          {func(t *testing.T, path string) { cniOK(t, os.Symlink(path, path)) }, ": too many levels"},
-		"directory":     {func(t *testing.T, path string) { cniOK(t, os.Mkdir(path, 0o700)) }, " is not a regular file"},
+		"dangling link": {func(t *testing.T, path string) { check(t, os.Symlink("/nonexistent", path)) }, ": no such file"},
+		"loop":          {func(t *testing.T, path string) { check(t, os.Symlink(path, path)) }, ": too many levels"},
+		"directory":     {func(t *testing.T, path string) { check(t, os.Mkdir(path, 0o700)) }, " is not a regular file"},
 		// Opening one would block until there is a writer, and with it the pod and all that wait for the lock.
-		"pipe":        {func(t *testing.T, path string) { cniOK(t, unix.Mkfifo(path, 0o600)) }, " is not a regular file"},
-		"device":      {func(t *testing.T, path string) { cniOK(t, os.Symlink("/dev/zero", path)) }, " is not a regular file"},
+		"pipe":        {func(t *testing.T, path string) { check(t, unix.Mkfifo(path, 0o600)) }, " is not a regular file"},
+		"device":      {func(t *testing.T, path string) { check(t, os.Symlink("/dev/zero", path)) }, " is not a regular file"},
 		"word":        {write("# comment\n192.0.2.7\n\n  example.org # x\n"), ":4:3:"},
 		"bad length":  {write("10.0.0.0/8\n10.0.0.0/99\n"), ":2:1:"},
 		"zone":        {write("fe80::1%eth0\n"), ":1:1:"},
@@ -210,16 +210,16 @@ func TestCNIBadDenyFiles(t *testing.T) {
 	}
 
 	// The list in force itself goes bad, or goes away: pods fail with the reason, the policy stays.
-	cniOK(t, os.WriteFile(list, []byte("192.0.2.1\nbad\n"), 0o600))
+	check(t, os.WriteFile(list, []byte("192.0.2.1\nbad\n"), 0o600))
 	if _, err := chain.Plugin("ADD", pod, chain.Stdin([]byte(cniPrev("1.1.0")))); cniCode(err) != 7 || !strings.Contains(err.Error(), list+":2:1:") {
 		t.Errorf("list went bad: %v", err)
 	}
-	cniOK(t, os.Remove(list))
+	check(t, os.Remove(list))
 	if _, err := chain.Plugin("ADD", pod, chain.Stdin([]byte(cniPrev("1.1.0")))); cniCode(err) != 7 || !strings.Contains(err.Error(), list) {
 		t.Errorf("list went away: %v", err)
 	}
 	cniSame(t, "a list gone bad", before, cniRead(t, l))
-	cniOK(t, os.WriteFile(list, []byte("192.0.2.2\n"), 0o600))
+	check(t, os.WriteFile(list, []byte("192.0.2.2\n"), 0o600))
 	cniAdd(t, chain, pod)
 	cniHealthy(t, l, chain, pod)
 }
@@ -229,40 +229,40 @@ func TestCNIDenyFileChanges(t *testing.T) {
 	l := lab.New(t, lab.Config{})
 	list := filepath.Join(l.Dir, "list")
 	other := filepath.Join(l.Dir, "other")
-	cniOK(t, os.WriteFile(list, []byte("192.0.2.1\n"), 0o600))
-	chain := cniMust(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny-files", list)}))(t)
-	pod := cniMust(l.AddNS("pod"))(t)
+	check(t, os.WriteFile(list, []byte("192.0.2.1\n"), 0o600))
+	chain := must(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny-files", list)}))(t)
+	pod := must(l.AddNS("pod"))(t)
 	cniAdd(t, chain, pod)
-	stamp := func(path string) time.Time { return cniMust(os.Stat(path))(t).ModTime() }
+	stamp := func(path string) time.Time { return must(os.Stat(path))(t).ModTime() }
 
 	for _, change := range []struct {
 		name string
 		do   func(t *testing.T, text string)
 	}{
-		{"in place, longer", func(t *testing.T, text string) { cniOK(t, os.WriteFile(list, []byte(text+"# longer\n"), 0o600)) }},
-		{"in place, same size", func(t *testing.T, text string) { cniOK(t, os.WriteFile(list, []byte(text), 0o600)) }},
+		{"in place, longer", func(t *testing.T, text string) { check(t, os.WriteFile(list, []byte(text+"# longer\n"), 0o600)) }},
+		{"in place, same size", func(t *testing.T, text string) { check(t, os.WriteFile(list, []byte(text), 0o600)) }},
 		{"in place, same size and time", func(t *testing.T, text string) {
 			was := stamp(list)
-			cniOK(t, os.WriteFile(list, []byte(text), 0o600))
-			cniOK(t, os.Chtimes(list, was, was))
+			check(t, os.WriteFile(list, []byte(text), 0o600))
+			check(t, os.Chtimes(list, was, was))
 		}},
 		{"replaced, same size and time", func(t *testing.T, text string) {
 			was := stamp(list)
-			cniOK(t, os.WriteFile(other, []byte(text), 0o600))
-			cniOK(t, os.Chtimes(other, was, was))
-			cniOK(t, os.Rename(other, list))
+			check(t, os.WriteFile(other, []byte(text), 0o600))
+			check(t, os.Chtimes(other, was, was))
+			check(t, os.Rename(other, list))
 		}},
 		{"replaced by an older one", func(t *testing.T, text string) {
-			cniOK(t, os.WriteFile(other, []byte(text), 0o600))
-			cniOK(t, os.Chtimes(other, time.Unix(1e9, 0), time.Unix(1e9, 0)))
-			cniOK(t, os.Rename(other, list))
+			check(t, os.WriteFile(other, []byte(text), 0o600))
+			check(t, os.Chtimes(other, time.Unix(1e9, 0), time.Unix(1e9, 0)))
+			check(t, os.Rename(other, list))
 		}},
 		{"a link to another", func(t *testing.T, text string) {
-			cniOK(t, os.WriteFile(other, []byte(text), 0o600))
-			cniOK(t, os.Remove(list))
-			cniOK(t, os.Symlink(other, list))
+			check(t, os.WriteFile(other, []byte(text), 0o600))
+			check(t, os.Remove(list))
+			check(t, os.Symlink(other, list))
 		}},
-		{"behind the link", func(t *testing.T, text string) { cniOK(t, os.WriteFile(other, []byte(text), 0o600)) }},
+		{"behind the link", func(t *testing.T, text string) { check(t, os.WriteFile(other, []byte(text), 0o600)) }},
 	} {
 		t.Run(change.name, func(t *testing.T) {
 			was := cniRecord(t, l)
@@ -291,13 +291,13 @@ func TestCNIUnchangedDenyFileIsNotRead(t *testing.T) {
 	for i := range 1_000_000 {
 		fmt.Fprintf(&text, "%d.%d.%d.%d/31\n", 1+i>>16&0x3f, i>>8&0xff, i&0xff, i*2&0xff)
 	}
-	cniOK(t, os.WriteFile(list, []byte(text.String()), 0o600))
-	chain := cniMust(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny-files", list)}))(t)
-	pod := cniMust(l.AddNS("pod"))(t)
+	check(t, os.WriteFile(list, []byte(text.String()), 0o600))
+	chain := must(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny-files", list)}))(t)
+	pod := must(l.AddNS("pod"))(t)
 
-	watch := cniMust(unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC))(t)
+	watch := must(unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC))(t)
 	defer unix.Close(watch)
-	cniMust(unix.InotifyAddWatch(watch, list, unix.IN_OPEN|unix.IN_ACCESS))(t)
+	must(unix.InotifyAddWatch(watch, list, unix.IN_OPEN|unix.IN_ACCESS))(t)
 	opened := func() bool {
 		n, err := unix.Read(watch, make([]byte, 4096))
 		return err == nil && n > 0

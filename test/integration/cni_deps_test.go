@@ -26,8 +26,8 @@ var cniForbidden = map[string]string{
 
 func TestCNIDependencies(t *testing.T) {
 	cmd := exec.Command("go", "list", "-deps", "./plugins/meta/untracked")
-	cmd.Dir = cniMust(lab.ModuleRoot())(t)
-	out := cniMust(cmd.Output())(t)
+	cmd.Dir = must(lab.ModuleRoot())(t)
+	out := must(cmd.Output())(t)
 	packages := strings.Fields(string(out))
 	if len(packages) < 50 {
 		t.Fatalf("go list: %s", out)

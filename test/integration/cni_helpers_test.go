@@ -35,29 +35,12 @@ var cniVersions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 // cniPatience bounds every wait for something that must come.
 const cniPatience = 20 * time.Second
 
-func cniMust[T any](v T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
-func cniOK(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // cniChain is a lab with a chain of the given annotations and a pod that nothing was done to yet.
 func cniChain(t testing.TB, annotations map[string]string) (*lab.Lab, *lab.Chain, *lab.NS) {
 	t.Helper()
 	l := lab.New(t, lab.Config{})
-	chain := cniMust(l.Chain(lab.ChainConfig{Annotations: annotations}))(t)
-	return l, chain, cniMust(l.AddNS("pod"))(t)
+	chain := must(l.Chain(lab.ChainConfig{Annotations: annotations}))(t)
+	return l, chain, must(l.AddNS("pod"))(t)
 }
 
 // cniPolicy is a small policy, with no interfaces: the default route's is taken.
@@ -114,7 +97,7 @@ func cniAdd(t testing.TB, chain *lab.Chain, pod *lab.NS) *lab.Outcome {
 // cniRun runs the plugin's binary on the node with exactly the CNI variables given.
 func cniRun(t testing.TB, l *lab.Lab, env map[string]string, stdin []byte, args ...string) *lab.Outcome {
 	t.Helper()
-	bin := cniMust(lab.Build("untracked"))(t)
+	bin := must(lab.Build("untracked"))(t)
 	ctx, cancel := context.WithTimeout(context.Background(), cniPatience)
 	defer cancel()
 	cmd := lab.CommandContext(ctx, l.Node, filepath.Join(bin, "untracked"), args...)
@@ -188,9 +171,9 @@ type cniState struct {
 func cniRead(t testing.TB, l *lab.Lab) cniState {
 	t.Helper()
 	s := cniState{Pins: cniPins(t, l, true), Hooks: map[string]lab.Hooks{}, Files: cniFiles(t, l, true)}
-	for _, name := range cniMust(lab.Links(l.Node))(t) {
+	for _, name := range must(lab.Links(l.Node))(t) {
 		if name != "lo" && !strings.HasPrefix(name, "veth") {
-			s.Hooks[name] = cniMust(lab.ReadHooks(l.Node, name))(t)
+			s.Hooks[name] = must(lab.ReadHooks(l.Node, name))(t)
 		}
 	}
 	s.Table, s.Transactions = cniTable(t, l), cniTransactions(t, l)
@@ -259,12 +242,12 @@ func cniFiles(t testing.TB, l *lab.Lab, stamps bool) (out []string) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	cniOK(t, err)
+	check(t, err)
 	for _, e := range entries {
 		name := e.Name()
 		if stamps {
 			var st unix.Stat_t
-			cniOK(t, unix.Stat(filepath.Join(l.RunDir, name), &st))
+			check(t, unix.Stat(filepath.Join(l.RunDir, name), &st))
 			name += fmt.Sprintf(" inode %d size %d mtime %v ctime %v", st.Ino, st.Size, st.Mtim, st.Ctim)
 		}
 		out = append(out, name)
@@ -275,7 +258,7 @@ func cniFiles(t testing.TB, l *lab.Lab, stamps bool) (out []string) {
 // cniTable is the digest of the table in force, empty if there is none.
 func cniTable(t testing.TB, l *lab.Lab) (digest string) {
 	t.Helper()
-	cniOK(t, lab.In(l.Node, func() (err error) {
+	check(t, lab.In(l.Node, func() (err error) {
 		if digest, err = nft.InForce(); errors.Is(err, nft.ErrNoTable) {
 			err = nil
 		}
@@ -287,7 +270,7 @@ func cniTable(t testing.TB, l *lab.Lab) (digest string) {
 // cniTransactions is the generation number of nftables in the node's namespace: each commit counts it up.
 func cniTransactions(t testing.TB, l *lab.Lab) (generation uint32) {
 	t.Helper()
-	cniOK(t, lab.In(l.Node, func() error {
+	check(t, lab.In(l.Node, func() error {
 		c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 		if err != nil {
 			return err
@@ -329,14 +312,14 @@ func cniNodeOf(l *lab.Lab) *node.Node {
 func cniRecord(t testing.TB, l *lab.Lab) *node.Record {
 	t.Helper()
 	var r node.Record
-	cniOK(t, json.Unmarshal(cniMust(os.ReadFile(filepath.Join(l.RunDir, "record.json")))(t), &r))
+	check(t, json.Unmarshal(must(os.ReadFile(filepath.Join(l.RunDir, "record.json")))(t), &r))
 	return &r
 }
 
 // cniStatus is `untracked status -o json` with its exit status.
 func cniStatus(t testing.TB, l *lab.Lab) (s node.Status, exit int) {
 	t.Helper()
-	out := cniMust(l.Untracked("status", "-o", "json"))(t)
+	out := must(l.Untracked("status", "-o", "json"))(t)
 	if err := json.Unmarshal(out.Stdout, &s); err != nil {
 		t.Fatalf("status: %v: stdout %q, stderr %q", err, out.Stdout, out.Stderr)
 	}

@@ -39,16 +39,16 @@ var cniPolicies = map[string]struct {
 func cniNewVictim(t *testing.T) *cniVictim {
 	t.Helper()
 	l := lab.New(t, lab.Config{})
-	v := &cniVictim{Lab: l, pod: cniMust(l.AddNS("pod"))(t), chains: map[string]*lab.Chain{}}
+	v := &cniVictim{Lab: l, pod: must(l.AddNS("pod"))(t), chains: map[string]*lab.Chain{}}
 	for name, p := range cniPolicies {
-		v.chains[name] = cniMust(l.Chain(lab.ChainConfig{Annotations: map[string]string{
+		v.chains[name] = must(l.Chain(lab.ChainConfig{Annotations: map[string]string{
 			"ports": fmt.Sprintf("udp/7001,tcp/%d", p.port), "deny": l.Uplinks[0].Client4[7].String(), "mode": p.mode,
 		}}))(t)
 		v.chains[name].Network = l.Name + "-net" // one conf list, edited
-		cniMust(lab.ServeTCP(l.Node, p.port))(t)
+		must(lab.ServeTCP(l.Node, p.port))(t)
 	}
-	v.echo = cniMust(lab.ServeUDP(l.Node, 7001))(t)
-	cniMust(lab.AddStateful(l.Node, true))(t)
+	v.echo = must(lab.ServeUDP(l.Node, 7001))(t)
+	must(lab.AddStateful(l.Node, true))(t)
 	return v
 }
 
@@ -64,17 +64,17 @@ func (v *cniVictim) load(t *testing.T) {
 	u := v.Uplinks[0]
 	const n = 3
 	target := netip.AddrPortFrom(u.Node4, 7001)
-	r := cniMust(lab.LoadUDP(v.Client, lab.Load{Target: target, Sources: u.Client4[:1], Count: n, Timeout: cniPatience}))(t)
+	r := must(lab.LoadUDP(v.Client, lab.Load{Target: target, Sources: u.Client4[:1], Count: n, Timeout: cniPatience}))(t)
 	if r.OK != n {
 		t.Errorf("udp/7001: %v (%v)", r, r.FirstFailure)
 	}
 	served := v.echo.Served()
-	cniMust(lab.FloodUDP(v.Client, lab.Load{Target: target, Sources: u.Client4[7:8], Count: n}))(t)
+	must(lab.FloodUDP(v.Client, lab.Load{Target: target, Sources: u.Client4[7:8], Count: n}))(t)
 	v.counted, v.denied = v.counted+n, v.denied+n
 	if v.echo.Served() != served {
 		t.Error("a denied datagram arrived")
 	}
-	if flows := cniMust(lab.Flows(v.Node, lab.Port(7001)))(t); len(flows) != 0 {
+	if flows := must(lab.Flows(v.Node, lab.Port(7001)))(t); len(flows) != 0 {
 		t.Errorf("udp/7001 is tracked: %v", &flows[0])
 	}
 }
@@ -90,16 +90,16 @@ func (v *cniVictim) repair(t *testing.T, policy string) {
 	u := v.Uplinks[0]
 	for name, p := range cniPolicies {
 		port := p.port
-		r := cniMust(lab.LoadTCP(v.Client, lab.Load{Target: netip.AddrPortFrom(u.Node4, port), Sources: u.Client4[:1], Count: 2, Timeout: cniPatience}))(t)
+		r := must(lab.LoadTCP(v.Client, lab.Load{Target: netip.AddrPortFrom(u.Node4, port), Sources: u.Client4[:1], Count: 2, Timeout: cniPatience}))(t)
 		if r.OK != 2 {
 			t.Errorf("tcp/%d: %v (%v)", port, r, r.FirstFailure)
 		}
-		flows := cniMust(lab.CountFlows(v.Node, lab.Port(port)))(t)
+		flows := must(lab.CountFlows(v.Node, lab.Port(port)))(t)
 		if (flows == 0) != (name == policy) {
 			t.Errorf("tcp/%d has %d tracked flows under the %s policy", port, flows, policy)
 		}
 	}
-	cniOK(t, lab.FlushFlows(v.Node))
+	check(t, lab.FlushFlows(v.Node))
 }
 
 // counts asserts that the rules all policies share have lost no packet.
@@ -107,7 +107,7 @@ func (v *cniVictim) counts(t *testing.T) {
 	t.Helper()
 	var rules []node.RuleStatus
 	read := func() (in, out, denied uint64) {
-		cniOK(t, lab.In(v.Node, func() (err error) {
+		check(t, lab.In(v.Node, func() (err error) {
 			rules, err = cniNodeOf(v.Lab).Rules()
 			return err
 		}))
@@ -133,7 +133,7 @@ func (v *cniVictim) counts(t *testing.T) {
 // remove takes everything off the node.
 func (v *cniVictim) remove(t *testing.T) {
 	t.Helper()
-	cniOK(t, lab.In(v.Node, func() error {
+	check(t, lab.In(v.Node, func() error {
 		_, err := cniNodeOf(v.Lab).Remove(context.Background())
 		return err
 	}))
@@ -239,7 +239,7 @@ func TestCNIRemoveKilledAtEachSystemCall(t *testing.T) {
 			cniAdd(t, v.chains["old"], v.pod)
 			cniHealthy(t, v.Lab, v.chains["old"], v.pod)
 		}
-		if out := cniMust(v.Untracked("remove"))(t); out.ExitCode != 0 {
+		if out := must(v.Untracked("remove"))(t); out.ExitCode != 0 {
 			t.Errorf("remove: exit status %d, %s", out.ExitCode, out.Stderr)
 		}
 		cniNothing(t, v.Lab)
@@ -297,7 +297,7 @@ func TestCNIInstallFailsOverAnOlderPolicy(t *testing.T) {
 	v.load(t)
 	// A directory in the place of a pin, which cannot be removed because it is not empty.
 	block := filepath.Join(v.BPFFS, fmt.Sprintf("untracked/interfaces/%d/ledger-2/x", u.NodeIndex))
-	cniOK(t, os.MkdirAll(block, 0o700))
+	check(t, os.MkdirAll(block, 0o700))
 	cniAdd(t, v.chains["new"], v.pod)
 	if s, exit := cniStatus(t, v.Lab); exit != 1 || cniProblem(s, node.ProblemNotAttached) == nil {
 		t.Errorf("status: exit status %d, %+v", exit, s)
@@ -307,16 +307,16 @@ func TestCNIInstallFailsOverAnOlderPolicy(t *testing.T) {
 		if port == 7002 {
 			run = lab.LoadTCP
 		}
-		if r := cniMust(run(v.Client, load))(t); r.OK != 5 {
+		if r := must(run(v.Client, load))(t); r.OK != 5 {
 			t.Errorf("port %d: %v (%v)", port, r, r.FirstFailure)
 		}
-		for _, f := range cniMust(lab.Flows(v.Node, lab.Port(port)))(t) {
+		for _, f := range must(lab.Flows(v.Node, lab.Port(port)))(t) {
 			if !f.Replied() || f.Source.Port() == port {
 				t.Errorf("conntrack saw half of it: %s", &f)
 			}
 		}
 	}
-	cniOK(t, os.RemoveAll(filepath.Dir(block)))
+	check(t, os.RemoveAll(filepath.Dir(block)))
 	cniAdd(t, v.chains["new"], v.pod)
 	cniHealthy(t, v.Lab, v.chains["new"], v.pod)
 }

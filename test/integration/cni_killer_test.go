@@ -103,7 +103,7 @@ func cniAtStep(t *testing.T, l *lab.Lab, entry []byte, step int) (name string, k
 // returns false when the command ended by itself before.
 func cniAtCall(t *testing.T, l *lab.Lab, env map[string]string, stdin []byte, n int, args ...string) (call string, killed bool) {
 	t.Helper()
-	bin := cniMust(lab.Build("untracked"))(t)
+	bin := must(lab.Build("untracked"))(t)
 	cmd := lab.Command(l.Node, "/proc/self/exe", append([]string{filepath.Join(bin, "untracked")}, args...)...)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", cniKillAtCall, n))
 	for k, v := range env {

@@ -23,8 +23,8 @@ func TestCNILog(t *testing.T) {
 		os.Remove(file)
 		return strings.FieldsFunc(string(data), func(r rune) bool { return r == '\n' })
 	}
-	chain := cniMust(l.Chain(lab.ChainConfig{Annotations: cniPolicy("log-file", file)}))(t)
-	pod := cniMust(l.AddNS("pod"))(t)
+	chain := must(l.Chain(lab.ChainConfig{Annotations: cniPolicy("log-file", file)}))(t)
+	pod := must(l.AddNS("pod"))(t)
 	call := func(verb string, more ...string) *lab.Outcome {
 		annotations := cniAnnotations(l, cniPolicy(append([]string{"log-file", file}, more...)...))
 		return cniRun(t, l, cniEnv(chain, verb, pod), cniStdin(chain.Network, "1.1.0", annotations, cniPrev("1.1.0")))

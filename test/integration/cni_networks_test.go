@@ -14,13 +14,13 @@ import (
 // The node has one policy. Of two networks with different ones, the last caller's is in force, and status says so.
 func TestCNINetworksWithDifferentPolicies(t *testing.T) {
 	l, one, pod := cniChain(t, cniPolicy())
-	two := cniMust(l.Chain(lab.ChainConfig{Annotations: map[string]string{"ports": "udp/514"}}))(t)
-	pod2 := cniMust(l.AddNS("pod2"))(t)
+	two := must(l.Chain(lab.ChainConfig{Annotations: map[string]string{"ports": "udp/514"}}))(t)
+	pod2 := must(l.AddNS("pod2"))(t)
 	inForce := func(ports string) {
 		t.Helper()
-		out := cniMust(l.Untracked("rules", "-o", "json"))(t)
+		out := must(l.Untracked("rules", "-o", "json"))(t)
 		var rules []node.RuleStatus
-		cniOK(t, json.Unmarshal(out.Stdout, &rules))
+		check(t, json.Unmarshal(out.Stdout, &rules))
 		for _, r := range rules {
 			if r.Direction == "ingress" && r.Policy == "ports" && strings.Contains(r.Match, ports) {
 				return
@@ -28,9 +28,9 @@ func TestCNINetworksWithDifferentPolicies(t *testing.T) {
 		}
 		t.Errorf("no ingress rule for %s is in force: %s", ports, out.Stdout)
 	}
-	cniMust(one.Add(pod))(t)
+	must(one.Add(pod))(t)
 	inForce("6379")
-	cniMust(two.Add(pod2))(t)
+	must(two.Add(pod2))(t)
 	inForce("514")
 
 	s, exit := cniStatus(t, l)
@@ -45,8 +45,8 @@ func TestCNINetworksWithDifferentPolicies(t *testing.T) {
 		t.Errorf("status: exit status %d: a policy is in force", exit)
 	}
 	// Both networks' pods are as well off as before: a failing CHECK would fail a pod on some runtimes.
-	cniMust(one.Check(pod))(t)
-	cniMust(two.Check(pod2))(t)
+	must(one.Check(pod))(t)
+	must(two.Check(pod2))(t)
 	cniTidy(t, l)
 
 	cniAdd(t, one, pod)
@@ -56,7 +56,7 @@ func TestCNINetworksWithDifferentPolicies(t *testing.T) {
 	}
 
 	// Once they agree, an ADD of each is enough, and from then on nothing is written.
-	cniOK(t, two.Rewrite(lab.ChainConfig{Annotations: cniPolicy()}))
+	check(t, two.Rewrite(lab.ChainConfig{Annotations: cniPolicy()}))
 	cniAdd(t, two, pod2)
 	cniAdd(t, one, pod)
 	if s, exit := cniStatus(t, l); exit != 0 || len(s.Problems) != 0 {
@@ -68,7 +68,7 @@ func TestCNINetworksWithDifferentPolicies(t *testing.T) {
 	cniSame(t, "ADDs of two networks that agree", before, cniRead(t, l))
 
 	// An operator who applies one conf list has decided.
-	cniOK(t, two.Rewrite(lab.ChainConfig{Annotations: map[string]string{"ports": "udp/514"}}))
+	check(t, two.Rewrite(lab.ChainConfig{Annotations: map[string]string{"ports": "udp/514"}}))
 	cniAdd(t, two, pod2)
 	if s, _ := cniStatus(t, l); cniProblem(s, node.ProblemConflict) == nil {
 		t.Error("no conflict after a change of one network")

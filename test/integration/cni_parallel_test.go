@@ -42,7 +42,7 @@ func TestCNIHundredAddsAtOnce(t *testing.T) {
 
 	// The same while the policy changes under them: half the callers have the old conf list still. Each
 	// change is an apply; whoever was last, the node is whole.
-	other := cniMust(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny", "192.0.2.0/24")}))(t)
+	other := must(l.Chain(lab.ChainConfig{Annotations: cniPolicy("deny", "192.0.2.0/24")}))(t)
 	other.Network = chain.Network
 	stdins := [][]byte{stdin, other.Stdin([]byte(cniPrev("1.1.0")))}
 	cniAtOnce(20, func(i int) { cniAddPatiently(t, chain, pod, stdins[i%2]) })
@@ -102,7 +102,7 @@ func TestCNIRemoveAmongAdds(t *testing.T) {
 	})
 	cniAdd(t, chain, pod)
 	cniHealthy(t, l, chain, pod)
-	if out := cniMust(l.Untracked("remove"))(t); out.ExitCode != 0 {
+	if out := must(l.Untracked("remove"))(t); out.ExitCode != 0 {
 		t.Errorf("remove: %s", out.Stderr)
 	}
 	cniNothing(t, l)

@@ -21,7 +21,7 @@ func TestCNIWithoutBPFFS(t *testing.T) {
 	for _, required := range []string{"false", "true"} {
 		t.Run("required "+required, func(t *testing.T) {
 			l, chain, pod := cniChain(t, cniPolicy("required", required))
-			cniOK(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
+			check(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
 			stdin := chain.Stdin([]byte(cniPrev("1.1.0")))
 			call := func(verb string) *lab.Outcome { return cniRun(t, l, cniEnv(chain, verb, pod), stdin) }
 
@@ -57,7 +57,7 @@ func TestCNIWithoutBPFFS(t *testing.T) {
 			}
 			cniSame(t, "STATUS and CHECK", before, cniRead(t, l))
 
-			cniOK(t, unix.Mount("bpf", l.BPFFS, "bpf", 0, "mode=0700"))
+			check(t, unix.Mount("bpf", l.BPFFS, "bpf", 0, "mode=0700"))
 			cniQuiet(t, "STATUS after the mount", call("STATUS"))
 			cniAdd(t, chain, pod)
 			cniHealthy(t, l, chain, pod)
@@ -68,7 +68,7 @@ func TestCNIWithoutBPFFS(t *testing.T) {
 // STATUS gives the reason, not the first thing there is to say.
 func TestCNIStatusNamesWhatIsBroken(t *testing.T) {
 	l, chain, pod := cniChain(t, cniPolicy("required", "true", "ports", "tcp/22,udp/7001")) // tcp/22 is a failsafe port
-	cniOK(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
+	check(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
 	cniFailure(t, cniRun(t, l, cniEnv(chain, "ADD", pod), chain.Stdin([]byte(cniPrev("1.1.0")))), 100)
 	if text := cniFailure(t, cniRun(t, l, cniEnv(chain, "STATUS", pod), chain.Stdin(nil)), 50); !strings.Contains(text, l.BPFFS) {
 		t.Errorf("STATUS: %s", text)
@@ -78,7 +78,7 @@ func TestCNIStatusNamesWhatIsBroken(t *testing.T) {
 // cniTables lists our table if it is there with any rule that leaves packets untracked on their way out.
 func cniTables(t *testing.T, l *lab.Lab) (out []string) {
 	t.Helper()
-	for _, name := range cniMust(lab.Tables(l.Node))(t) {
+	for _, name := range must(lab.Tables(l.Node))(t) {
 		if name == "inet untracked" {
 			out = append(out, name)
 		}
@@ -91,26 +91,26 @@ func cniTables(t *testing.T, l *lab.Lab) (out []string) {
 func TestCNIBPFFSGoesAway(t *testing.T) {
 	l, chain, pod := cniChain(t, cniPolicy("failsafe-inbound", "none", "failsafe-outbound", "none"))
 	u := l.Uplinks[0]
-	cniMust(lab.AddStateful(l.Node, true))(t)
-	cniMust(lab.ServeUDP(l.Node, 7001))(t)
+	must(lab.AddStateful(l.Node, true))(t)
+	must(lab.ServeUDP(l.Node, 7001))(t)
 	load := lab.Load{Target: netip.AddrPortFrom(u.Node4, 7001), Sources: u.Client4[:1], Count: 20, Timeout: 5 * time.Second}
 	cniAdd(t, chain, pod)
-	if r := cniMust(lab.LoadUDP(l.Client, load))(t); r.OK != 20 {
+	if r := must(lab.LoadUDP(l.Client, load))(t); r.OK != 20 {
 		t.Fatalf("%v (%v)", r, r.FirstFailure)
 	}
-	if n := cniMust(lab.CountFlows(l.Node, lab.Port(7001)))(t); n != 0 {
+	if n := must(lab.CountFlows(l.Node, lab.Port(7001)))(t); n != 0 {
 		t.Fatalf("%d flows tracked", n)
 	}
-	cniOK(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
-	cniEventually(t, "the programs go with their pins", func() bool { return cniMust(lab.ReadHooks(l.Node, "eth0"))(t).None() })
+	check(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
+	cniEventually(t, "the programs go with their pins", func() bool { return must(lab.ReadHooks(l.Node, "eth0"))(t).None() })
 	cniAdd(t, chain, pod)
 	if s, exit := cniStatus(t, l); exit != 1 || cniProblem(s, node.ProblemBPFFS) == nil {
 		t.Errorf("status: exit status %d, %+v", exit, s.Problems)
 	}
-	if r := cniMust(lab.LoadUDP(l.Client, load))(t); r.OK != 20 {
+	if r := must(lab.LoadUDP(l.Client, load))(t); r.OK != 20 {
 		t.Errorf("%v (%v)", r, r.FirstFailure)
 	}
-	flows := cniMust(lab.Flows(l.Node, lab.Port(7001)))(t)
+	flows := must(lab.Flows(l.Node, lab.Port(7001)))(t)
 	if len(flows) != 20 {
 		t.Errorf("%d flows tracked, want all 20: nothing is in force", len(flows))
 	}
@@ -119,7 +119,7 @@ func TestCNIBPFFSGoesAway(t *testing.T) {
 			t.Errorf("conntrack saw half of it: %s", &f)
 		}
 	}
-	cniOK(t, unix.Mount("bpf", l.BPFFS, "bpf", 0, "mode=0700"))
+	check(t, unix.Mount("bpf", l.BPFFS, "bpf", 0, "mode=0700"))
 	cniAdd(t, chain, pod)
 	cniHealthy(t, l, chain, pod)
 }
@@ -128,11 +128,11 @@ func TestCNIBPFFSGoesAway(t *testing.T) {
 func TestCNIReadOnlyBPFFS(t *testing.T) {
 	l, chain, pod := cniChain(t, cniPolicy())
 	cniAdd(t, chain, pod)
-	rules := string(cniMust(l.Untracked("rules", "-o", "json"))(t).Stdout)
+	rules := string(must(l.Untracked("rules", "-o", "json"))(t).Stdout)
 	before := cniRead(t, l)
 	cniReadOnly(t, l.BPFFS)
 	for _, required := range []string{"false", "true"} {
-		cniOK(t, chain.Rewrite(lab.ChainConfig{Annotations: cniPolicy("deny", "192.0.2.0/24", "required", required)}))
+		check(t, chain.Rewrite(lab.ChainConfig{Annotations: cniPolicy("deny", "192.0.2.0/24", "required", required)}))
 		out := cniRun(t, l, cniEnv(chain, "ADD", pod), chain.Stdin([]byte(cniPrev("1.1.0"))))
 		if required == "true" {
 			cniFailure(t, out, 100)
@@ -143,14 +143,14 @@ func TestCNIReadOnlyBPFFS(t *testing.T) {
 		if s, exit := cniStatus(t, l); exit != 1 || cniProblem(s, node.ProblemNotAttached) == nil || s.Policy.Generation != 1 || !s.Interfaces[0].Attached {
 			t.Errorf("status: exit status %d, %+v", exit, s)
 		}
-		if diff := cmp.Diff(rules, string(cniMust(l.Untracked("rules", "-o", "json"))(t).Stdout)); diff != "" {
+		if diff := cmp.Diff(rules, string(must(l.Untracked("rules", "-o", "json"))(t).Stdout)); diff != "" {
 			t.Errorf("rules tells of rules that are not in force (-in force +told):\n%s", diff)
 		}
 	}
 	after := cniRead(t, l)
 	after.Files, after.Transactions = before.Files, before.Transactions
 	cniSame(t, "a policy that could not be pinned", before, after)
-	cniOK(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
+	check(t, unix.Unmount(l.BPFFS, unix.MNT_DETACH))
 	cniAdd(t, chain, pod)
 	cniHealthy(t, l, chain, pod)
 }
@@ -159,7 +159,7 @@ func TestCNIReadOnlyBPFFS(t *testing.T) {
 func TestCNIStatusIsQuickAndReadsOnly(t *testing.T) {
 	l, chain, pod := cniChain(t, cniPolicy())
 	for _, more := range [][]string{nil, {"required", "true"}} {
-		cniOK(t, chain.Rewrite(lab.ChainConfig{Annotations: cniPolicy(more...)}))
+		check(t, chain.Rewrite(lab.ChainConfig{Annotations: cniPolicy(more...)}))
 		cniQuiet(t, "STATUS before any ADD", cniRun(t, l, cniEnv(chain, "STATUS", pod), chain.Stdin(nil)))
 	}
 	cniNothing(t, l)
@@ -176,7 +176,7 @@ func TestCNIStatusIsQuickAndReadsOnly(t *testing.T) {
 		t.Errorf("STATUS takes %v", least)
 	}
 	// The node drifts: that is for CHECK and the next ADD, which can put it right, not for STATUS.
-	cniOK(t, lab.DeleteLink(l.Node, "eth0"))
+	check(t, lab.DeleteLink(l.Node, "eth0"))
 	cniQuiet(t, "STATUS on a drifted node", cniRun(t, l, cniEnv(chain, "STATUS", pod), chain.Stdin(nil)))
 	after := cniRead(t, l)
 	delete(before.Hooks, "eth0")

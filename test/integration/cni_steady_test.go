@@ -36,7 +36,7 @@ func TestCNISteadyAddOnlyReads(t *testing.T) {
 		}
 	}
 	for _, command := range []string{"status", "rules"} {
-		if out := cniMust(l.Untracked(command))(t); out.ExitCode != 0 {
+		if out := must(l.Untracked(command))(t); out.ExitCode != 0 {
 			t.Errorf("%s: exit status %d, %s", command, out.ExitCode, out.Stderr)
 		}
 	}
@@ -46,9 +46,9 @@ func TestCNISteadyAddOnlyReads(t *testing.T) {
 // cniReadOnly makes a directory read-only for everybody. Closing the lab unmounts it.
 func cniReadOnly(t *testing.T, dir string) {
 	t.Helper()
-	cniOK(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	check(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	cniOK(t, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	check(t, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	if err := os.Mkdir(filepath.Join(dir, "x"), 0o700); !errors.Is(err, unix.EROFS) {
 		t.Fatalf("%s can be written to: %v", dir, err)
 	}
@@ -57,8 +57,8 @@ func cniReadOnly(t *testing.T, dir string) {
 // cniHoldLock takes the node's lock as another process would.
 func cniHoldLock(t *testing.T, l *lab.Lab) (release func()) {
 	t.Helper()
-	f := cniMust(os.OpenFile(filepath.Join(l.RunDir, "lock"), os.O_RDWR|os.O_CREATE, 0o600))(t)
-	cniOK(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	f := must(os.OpenFile(filepath.Join(l.RunDir, "lock"), os.O_RDWR|os.O_CREATE, 0o600))(t)
+	check(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	return func() { f.Close() }
 }
 
@@ -84,7 +84,7 @@ func TestCNILockHeldByAnother(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	var err error
-	cniOK(t, lab.In(l.Node, func() error {
+	check(t, lab.In(l.Node, func() error {
 		c, bad := config.Parse(changed)
 		if bad != nil {
 			return bad

@@ -21,13 +21,13 @@ func TestCNIVersionsByCnitool(t *testing.T) {
 	for _, version := range cniVersions {
 		t.Run(version, func(t *testing.T) {
 			plain := lab.New(t, lab.Config{})
-			without := cniMust(plain.Chain(lab.ChainConfig{CNIVersion: version}))(t)
-			want := cniMust(without.Add(cniMust(plain.AddNS("pod"))(t)))(t)
+			without := must(plain.Chain(lab.ChainConfig{CNIVersion: version}))(t)
+			want := must(without.Add(must(plain.AddNS("pod"))(t)))(t)
 
 			l := lab.New(t, lab.Config{})
-			chain := cniMust(l.Chain(lab.ChainConfig{CNIVersion: version, Annotations: cniPolicy()}))(t)
-			pod := cniMust(l.AddNS("pod"))(t)
-			got := cniMust(chain.Add(pod))(t)
+			chain := must(l.Chain(lab.ChainConfig{CNIVersion: version, Annotations: cniPolicy()}))(t)
+			pod := must(l.AddNS("pod"))(t)
+			got := must(chain.Add(pod))(t)
 			normal := func(b []byte) string { return cniRandom.ReplaceAllString(string(b), "…") }
 			if diff := cmp.Diff(normal(want.Stdout), normal(got.Stdout)); diff != "" {
 				t.Errorf("the result is not the main plugin's (-without +with):\n%s", diff)
@@ -52,28 +52,28 @@ func TestCNIVersionsByCnitool(t *testing.T) {
 			if strings.HasPrefix(version, "0.3.") {
 				direct("CHECK")
 			} else {
-				cniMust(chain.Check(pod))(t)
+				must(chain.Check(pod))(t)
 			}
 			if version == "1.1.0" {
-				cniMust(chain.Status())(t)
+				must(chain.Status())(t)
 			} else {
 				direct("STATUS")
 				direct("GC")
 			}
 			cniSame(t, "CHECK or STATUS", in, cniRead(t, l))
 
-			cniMust(chain.Del(pod))(t)
-			cniMust(chain.Del(pod))(t)
+			must(chain.Del(pod))(t)
+			must(chain.Del(pod))(t)
 			if version == "1.1.0" {
-				cniMust(chain.Add(pod))(t)
-				cniMust(chain.GC())(t) // deletes the attachment, too
+				must(chain.Add(pod))(t)
+				must(chain.GC())(t) // deletes the attachment, too
 			}
 			after := cniRead(t, l)
 			delete(after.Hooks, "cni0")
 			delete(in.Hooks, "cni0")
 			after.Transactions = in.Transactions // bridge's own
 			cniSame(t, "DEL or GC", in, after)
-			if links := cniMust(lab.Links(pod))(t); !slices.Equal(links, []string{"lo"}) {
+			if links := must(lab.Links(pod))(t); !slices.Equal(links, []string{"lo"}) {
 				t.Errorf("the pod has %v after DEL", links)
 			}
 		})

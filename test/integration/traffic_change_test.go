@@ -23,9 +23,9 @@ func TestTrafficCounters(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
 			for _, port := range []uint16{6379, 6380} {
-				trafficMust(lab.ServeTCP(n.Node, port))(t)
+				must(lab.ServeTCP(n.Node, port))(t)
 			}
-			trafficMust(lab.ServeUDP(n.Client, 5353))(t)
+			must(lab.ServeUDP(n.Client, 5353))(t)
 			denied := n.u.Client4[1]
 			first := map[string]string{"mode": mode, "ports": "tcp/6379,tcp/6380", "remote-ports": "udp/5353", "deny": denied.String()}
 			n.apply(first)
@@ -102,8 +102,8 @@ func TestTrafficPolicyChanges(t *testing.T) {
 	for _, mode := range trafficModes {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
-			trafficMust(lab.ServeTCP(n.Node, 6379))(t)
-			trafficMust(lab.ServeUDP(n.Node, 5353))(t)
+			must(lab.ServeTCP(n.Node, 6379))(t)
+			must(lab.ServeUDP(n.Node, 5353))(t)
 			annotations := func(i int) map[string]string {
 				// Rules come and go before and behind those that stay.
 				var extra []string
@@ -181,17 +181,17 @@ func TestTrafficPolicyChanges(t *testing.T) {
 // A deny list in a file is read again when it changes, by the next apply, and by the next pod.
 func TestTrafficDenyFile(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
-	trafficMust(lab.ServeTCP(n.Node, 8080))(t)
-	list := trafficMust(trafficTempFile(n.lab.Dir, "deny.txt", "# nobody\n192.0.2.1\n"))(t)
+	must(lab.ServeTCP(n.Node, 8080))(t)
+	list := must(trafficTempFile(n.lab.Dir, "deny.txt", "# nobody\n192.0.2.1\n"))(t)
 	annotations := map[string]string{"interfaces": "eth0", "deny-files": list}
 	n.apply(annotations)
 	target := netip.AddrPortFrom(n.u.Node4, 8080)
 	n.wantTCP(n.Client, lab.Load{Target: target, Sources: n.u.Client4[1:2], Count: 5})
 
-	trafficMust(trafficTempFile(n.lab.Dir, "deny.txt", n.u.Client4[1].String()+" spam\n"+n.u.Client6[1].String()+"/128\n"))(t)
+	must(trafficTempFile(n.lab.Dir, "deny.txt", n.u.Client4[1].String()+" spam\n"+n.u.Client6[1].String()+"/128\n"))(t)
 	n.problem("drift", list)
-	pod := trafficMust(n.lab.AddNS("pod"))(t)
-	trafficMust(n.chain.Add(pod))(t)
+	pod := must(n.lab.AddNS("pod"))(t)
+	must(n.chain.Add(pod))(t)
 	n.healthy()
 	n.wantSilence(n.Client, lab.Load{Target: target, Sources: n.u.Client4[1:2], Count: 5})
 	n.wantSilence(n.Client, lab.Load{Target: netip.AddrPortFrom(n.u.Node6, 8080), Sources: n.u.Client6[1:2], Count: 5})
@@ -202,11 +202,11 @@ func TestTrafficDenyFile(t *testing.T) {
 
 	// A refreshed list is the same rule.
 	time.Sleep(10 * time.Millisecond) // another change time
-	trafficMust(trafficTempFile(n.lab.Dir, "deny.txt", n.u.Client4[1].String()+"\n192.0.2.7\n"))(t)
+	must(trafficTempFile(n.lab.Dir, "deny.txt", n.u.Client4[1].String()+"\n192.0.2.7\n"))(t)
 	n.apply(annotations)
 	if again := n.rule(policy.Ingress, policy.DenyFilesAnnotation, 0); again.Packets != r.Packets {
 		t.Errorf("the refreshed list has %d packets, want the %d it had", again.Packets, r.Packets)
 	}
 	n.wantTCP(n.Client, lab.Load{Target: netip.AddrPortFrom(n.u.Node6, 8080), Sources: n.u.Client6[1:2], Count: 5})
-	trafficMust(n.chain.Del(pod))(t)
+	must(n.chain.Del(pod))(t)
 }

@@ -21,12 +21,12 @@ import (
 // trafficForeign is an XDP program that lets everything pass.
 func trafficForeign(t testing.TB) (p *ebpf.Program, id uint32) {
 	t.Helper()
-	p = trafficMust(ebpf.NewProgram(&ebpf.ProgramSpec{
+	p = must(ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "somebody_elses", Type: ebpf.XDP, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
 	}))(t)
 	t.Cleanup(func() { p.Close() })
-	info := trafficMust(p.Info())(t)
+	info := must(p.Info())(t)
 	programID, _ := info.ID()
 	return p, uint32(programID)
 }
@@ -37,7 +37,7 @@ func TestTrafficForeignXDP(t *testing.T) {
 	type attach func(t testing.TB, n *trafficNode, p *ebpf.Program) (detach func())
 	byLink := func(t testing.TB, n *trafficNode, p *ebpf.Program) func() {
 		var l link.Link
-		trafficCheck(t, lab.In(n.Node, func() (err error) {
+		check(t, lab.In(n.Node, func() (err error) {
 			l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: n.u.NodeIndex})
 			return err
 		}))
@@ -48,7 +48,7 @@ func TestTrafficForeignXDP(t *testing.T) {
 		return func(t testing.TB, n *trafficNode, p *ebpf.Program) func() {
 			set := func(fd int) {
 				t.Helper()
-				trafficCheck(t, lab.In(n.Node, func() error {
+				check(t, lab.In(n.Node, func() error {
 					l, err := netlink.LinkByName("eth0")
 					if err != nil {
 						return err
@@ -68,13 +68,13 @@ func TestTrafficForeignXDP(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
-			trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+			must(lab.ServeTCP(n.Node, 6379))(t)
 			foreign, id := trafficForeign(t)
 			detach := attach(t, n, foreign)
 			annotations := map[string]string{"interfaces": "eth0", "ports": "tcp/6379"}
 			stays := func() {
 				t.Helper()
-				if h := trafficMust(lab.ReadHooks(n.Node, "eth0"))(t); h.XDP != id {
+				if h := must(lab.ReadHooks(n.Node, "eth0"))(t); h.XDP != id {
 					t.Fatalf("program %d is on the XDP hook, want the foreign %d", h.XDP, id)
 				}
 			}
@@ -121,9 +121,9 @@ func TestTrafficForeignXDP(t *testing.T) {
 func TestTrafficDetached(t *testing.T) {
 	detach := func(pin string) func(t testing.TB, n *trafficNode) {
 		return func(t testing.TB, n *trafficNode) {
-			l := trafficMust(link.LoadPinnedLink(filepath.Join(n.pins(), pin), nil))(t)
+			l := must(link.LoadPinnedLink(filepath.Join(n.pins(), pin), nil))(t)
 			defer l.Close()
-			trafficCheck(t, l.Detach())
+			check(t, l.Detach())
 		}
 	}
 	for name, c := range map[string]struct {
@@ -134,26 +134,26 @@ func TestTrafficDetached(t *testing.T) {
 		"tc link detached":          {"native", detach("tc")},
 		"generic xdp link detached": {"generic", detach("xdp")},
 		"classifier detached":       {"tc", detach("tc")},
-		"xdp link unpinned":         {"native", func(t testing.TB, n *trafficNode) { trafficCheck(t, os.Remove(filepath.Join(n.pins(), "xdp"))) }},
-		"tc link unpinned":          {"tc", func(t testing.TB, n *trafficNode) { trafficCheck(t, os.Remove(filepath.Join(n.pins(), "tc"))) }},
+		"xdp link unpinned":         {"native", func(t testing.TB, n *trafficNode) { check(t, os.Remove(filepath.Join(n.pins(), "xdp"))) }},
+		"tc link unpinned":          {"tc", func(t testing.TB, n *trafficNode) { check(t, os.Remove(filepath.Join(n.pins(), "tc"))) }},
 		"all pins gone": {"native", func(t testing.TB, n *trafficNode) {
-			trafficCheck(t, os.RemoveAll(filepath.Join(n.lab.BPFFS, "untracked")))
+			check(t, os.RemoveAll(filepath.Join(n.lab.BPFFS, "untracked")))
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
-			trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+			must(lab.ServeTCP(n.Node, 6379))(t)
 			annotations := map[string]string{"mode": c.mode, "interfaces": "eth0", "ports": "tcp/6379"}
-			pod := trafficMust(n.lab.AddNS("pod"))(t)
+			pod := must(n.lab.AddNS("pod"))(t)
 			n.write(annotations)
-			trafficMust(n.chain.Add(pod))(t)
+			must(n.chain.Add(pod))(t)
 			for _, repair := range []struct {
 				name string
 				do   func()
 			}{
 				{"ADD", func() {
-					second := trafficMust(n.lab.AddNS("second"))(t)
-					trafficMust(n.chain.Add(second))(t)
+					second := must(n.lab.AddNS("second"))(t)
+					must(n.chain.Add(second))(t)
 				}},
 				{"apply", func() { n.apply(annotations) }},
 			} {
@@ -179,7 +179,7 @@ func TestTrafficDetached(t *testing.T) {
 				if _, err := n.chain.Check(pod); err != nil {
 					t.Errorf("CHECK after %s: %v", repair.name, err)
 				}
-				h := trafficMust(lab.ReadHooks(n.Node, "eth0"))(t)
+				h := must(lab.ReadHooks(n.Node, "eth0"))(t)
 				if (h.XDP == 0) != (c.mode == "tc") || len(h.TCXIngress) != 1 {
 					t.Errorf("after %s: hooks %+v", repair.name, h)
 				}
@@ -199,10 +199,10 @@ func (n *trafficNode) pins() string {
 // rewire makes an uplink anew, with the same names and addresses.
 func (n *trafficNode) rewire(u lab.Uplink) {
 	n.Helper()
-	trafficCheck(n, lab.Veth(n.Node, u.Name, n.Client, u.Name, 1500))
-	trafficCheck(n, lab.AddAddrs(n.Node, u.Name, netip.PrefixFrom(u.Node4, 24), netip.PrefixFrom(u.Node6, 64)))
+	check(n, lab.Veth(n.Node, u.Name, n.Client, u.Name, 1500))
+	check(n, lab.AddAddrs(n.Node, u.Name, netip.PrefixFrom(u.Node4, 24), netip.PrefixFrom(u.Node6, 64)))
 	for i := range u.Client4 {
-		trafficCheck(n, lab.AddAddrs(n.Client, u.Name, netip.PrefixFrom(u.Client4[i], 24), netip.PrefixFrom(u.Client6[i], 64)))
+		check(n, lab.AddAddrs(n.Client, u.Name, netip.PrefixFrom(u.Client4[i], 24), netip.PrefixFrom(u.Client6[i], 64)))
 	}
 }
 
@@ -211,22 +211,22 @@ func TestTrafficInterfaceRecreated(t *testing.T) {
 	for _, mode := range []string{"auto", "tc"} {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
-			trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+			must(lab.ServeTCP(n.Node, 6379))(t)
 			annotations := map[string]string{"mode": mode, "interfaces": "eth0", "ports": "tcp/6379"}
 			n.apply(annotations)
 			old := n.pins()
 			load := lab.Load{Target: netip.AddrPortFrom(n.u.Node4, 6379), Sources: n.u.Client4, Count: 10}
 			n.wantTCP(n.Client, load)
 
-			trafficCheck(t, lab.DeleteLink(n.Node, "eth0"))
+			check(t, lab.DeleteLink(n.Node, "eth0"))
 			if s := n.problem("drift", "eth0", "gone"); s.Interfaces[0].Attached {
 				t.Errorf("status says attached: %+v", s.Interfaces[0])
 			}
 			n.rewire(n.u)
 			n.problem("drift", "eth0", "re-created")
 
-			pod := trafficMust(n.lab.AddNS("pod"))(t)
-			trafficMust(n.chain.Add(pod))(t)
+			pod := must(n.lab.AddNS("pod"))(t)
+			must(n.chain.Add(pod))(t)
 			i := n.healthy().Interfaces[0]
 			if i.Index == n.u.NodeIndex || !i.Attached {
 				t.Errorf("eth0: %+v, want it attached with another index than %d", i, n.u.NodeIndex)
@@ -247,9 +247,9 @@ func TestTrafficInterfaceRecreated(t *testing.T) {
 // Interfaces that a glob selects come and go.
 func TestTrafficInterfacesComeAndGo(t *testing.T) {
 	n := newTraffic(t, lab.Config{Uplinks: 2})
-	trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+	must(lab.ServeTCP(n.Node, 6379))(t)
 	second := n.lab.Uplinks[1]
-	trafficCheck(t, lab.DeleteLink(n.Node, second.Name))
+	check(t, lab.DeleteLink(n.Node, second.Name))
 	annotations := map[string]string{"interfaces": "eth*", "ports": "tcp/6379"}
 	n.apply(annotations)
 	if s := n.healthy(); len(s.Interfaces) != 1 {
@@ -261,8 +261,8 @@ func TestTrafficInterfacesComeAndGo(t *testing.T) {
 	load := lab.Load{Target: netip.AddrPortFrom(second.Node4, 6379), Sources: second.Client4, Count: 10}
 	n.wantTCP(n.Client, load)
 	n.wantFlows(10, lab.Port(6379))
-	pod := trafficMust(n.lab.AddNS("pod"))(t)
-	trafficMust(n.chain.Add(pod))(t)
+	pod := must(n.lab.AddNS("pod"))(t)
+	must(n.chain.Add(pod))(t)
 	if s := n.healthy(); len(s.Interfaces) != 2 || !s.Interfaces[1].Attached {
 		t.Fatalf("interfaces %+v, want eth0 and eth1 attached", s.Interfaces)
 	}
@@ -270,7 +270,7 @@ func TestTrafficInterfacesComeAndGo(t *testing.T) {
 	n.wantTCP(n.Client, load)
 	n.wantFlows(0, lab.Port(6379))
 
-	trafficCheck(t, lab.DeleteLink(n.Node, second.Name))
+	check(t, lab.DeleteLink(n.Node, second.Name))
 	n.problem("drift", "eth1", "gone")
 	n.apply(annotations)
 	if s := n.healthy(); len(s.Interfaces) != 1 {
@@ -278,7 +278,7 @@ func TestTrafficInterfacesComeAndGo(t *testing.T) {
 	}
 	n.wantTCP(n.Client, lab.Load{Target: netip.AddrPortFrom(n.u.Node4, 6379), Sources: n.u.Client4, Count: 10})
 	n.wantFlows(0, lab.Port(6379))
-	pins := trafficMust(os.ReadDir(filepath.Dir(n.pins())))(t)
+	pins := must(os.ReadDir(filepath.Dir(n.pins())))(t)
 	if len(pins) != 1 {
 		t.Errorf("%d interfaces have pins, want 1", len(pins))
 	}
@@ -287,7 +287,7 @@ func TestTrafficInterfacesComeAndGo(t *testing.T) {
 	n.apply(map[string]string{"interfaces": "eth0", "ports": "tcp/6379"})
 	n.rewire(second)
 	n.apply(map[string]string{"interfaces": "eth1", "ports": "tcp/6379"})
-	if h := trafficMust(lab.ReadHooks(n.Node, "eth0"))(t); !h.None() {
+	if h := must(lab.ReadHooks(n.Node, "eth0"))(t); !h.None() {
 		t.Errorf("eth0 still has %+v", h)
 	}
 	n.healthy()

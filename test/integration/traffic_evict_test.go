@@ -20,10 +20,10 @@ import (
 // policy goes away it is tracked again, and goes on.
 func TestTrafficEvict(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
-	trafficMust(lab.ServeTCP(n.Node, 6379))(t)
-	trafficMust(lab.ServeTCP(n.Node, 8080))(t)
-	trafficMust(lab.ServeTCP(n.Client, 9000))(t)
-	trafficMust(lab.ServeUDP(n.Node, 5353))(t)
+	must(lab.ServeTCP(n.Node, 6379))(t)
+	must(lab.ServeTCP(n.Node, 8080))(t)
+	must(lab.ServeTCP(n.Client, 9000))(t)
+	must(lab.ServeUDP(n.Node, 5353))(t)
 	for _, f := range n.families() {
 		arriving := trafficDial(t, n.Client, f.clients[0], netip.AddrPortFrom(f.node, 6379))
 		leaving := trafficDial(t, n.Node, f.node, netip.AddrPortFrom(f.clients[0], 9000))
@@ -49,7 +49,7 @@ func TestTrafficEvict(t *testing.T) {
 		ask("after")
 		n.wantFlows(1, lab.Protocol(policy.TCP), lab.Host(f.clients[0]))
 
-		out := trafficMust(n.lab.Untracked("remove"))(t)
+		out := must(n.lab.Untracked("remove"))(t)
 		if out.ExitCode != 0 {
 			t.Fatalf("remove: %s", out.Stderr)
 		}
@@ -66,10 +66,10 @@ func TestTrafficEvict(t *testing.T) {
 func TestTrafficEvictNotNAT(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
 	pod, _, _ := n.pod()
-	trafficMust(lab.ServeTCP(n.Node, 6380))(t)
-	trafficMust(lab.ServeTCP(n.Client, 9000))(t)
+	must(lab.ServeTCP(n.Node, 6380))(t)
+	must(lab.ServeTCP(n.Client, 9000))(t)
 	// tcp dport 6379 redirect to :6380
-	trafficCheck(t, trafficNAT(n.Node, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest,
+	check(t, trafficNAT(n.Node, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest,
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -81,7 +81,7 @@ func TestTrafficEvictNotNAT(t *testing.T) {
 		redirected := trafficDial(t, n.Client, f.clients[0], netip.AddrPortFrom(f.node, 6379))
 		forwarded := trafficDial(t, pod, netip.Addr{}, netip.AddrPortFrom(f.clients[0], 9000))
 		for _, c := range []net.Conn{redirected, forwarded} {
-			trafficCheck(t, trafficAsk(c))
+			check(t, trafficAsk(c))
 		}
 	}
 	translated := func(flow *lab.Flow) bool { return flow.ReplySource.Port() == 6380 }
@@ -95,8 +95,8 @@ func TestTrafficEvictNotNAT(t *testing.T) {
 // Flows over an interface that the policy does not cover keep their entries.
 func TestTrafficEvictOtherInterface(t *testing.T) {
 	n := newTraffic(t, lab.Config{Uplinks: 2})
-	trafficMust(lab.ServeTCP(n.Node, 6379))(t)
-	trafficMust(lab.ServeTCP(n.Client, 9000))(t)
+	must(lab.ServeTCP(n.Node, 6379))(t)
+	must(lab.ServeTCP(n.Client, 9000))(t)
 	covered, other := n.lab.Uplinks[0], n.lab.Uplinks[1]
 	var conns []net.Conn
 	for _, u := range []lab.Uplink{covered, other} {
@@ -107,7 +107,7 @@ func TestTrafficEvictOtherInterface(t *testing.T) {
 		}
 	}
 	for _, c := range conns {
-		trafficCheck(t, trafficAsk(c))
+		check(t, trafficAsk(c))
 	}
 	n.apply(map[string]string{"interfaces": covered.Name, "ports": "tcp/6379", "remote-ports": "tcp/9000"})
 	for _, client := range []netip.Addr{covered.Client4[0], covered.Client6[0]} {

@@ -17,13 +17,13 @@ import (
 // pod puts a host behind the node, which forwards between it and the client.
 func (n *trafficNode) pod() (pod *lab.NS, pod4, pod6 netip.Addr) {
 	n.Helper()
-	pod = trafficMust(n.lab.AddNS("pod"))(n)
-	trafficCheck(n, lab.Veth(n.Node, "pod0", pod, "eth0", 1500))
+	pod = must(n.lab.AddNS("pod"))(n)
+	check(n, lab.Veth(n.Node, "pod0", pod, "eth0", 1500))
 	pod4, pod6 = netip.MustParseAddr("10.99.0.2"), netip.MustParseAddr("2001:db8:99::2")
-	trafficCheck(n, lab.AddAddrs(n.Node, "pod0", netip.PrefixFrom(pod4.Prev(), 24), netip.PrefixFrom(pod6.Prev(), 64)))
-	trafficCheck(n, lab.AddAddrs(pod, "eth0", netip.PrefixFrom(pod4, 24), netip.PrefixFrom(pod6, 64)))
-	trafficCheck(n, lab.AddRoute(pod, netip.PrefixFrom(netip.IPv4Unspecified(), 0), pod4.Prev()))
-	trafficCheck(n, lab.AddRoute(pod, netip.PrefixFrom(netip.IPv6Unspecified(), 0), pod6.Prev()))
+	check(n, lab.AddAddrs(n.Node, "pod0", netip.PrefixFrom(pod4.Prev(), 24), netip.PrefixFrom(pod6.Prev(), 64)))
+	check(n, lab.AddAddrs(pod, "eth0", netip.PrefixFrom(pod4, 24), netip.PrefixFrom(pod6, 64)))
+	check(n, lab.AddRoute(pod, netip.PrefixFrom(netip.IPv4Unspecified(), 0), pod4.Prev()))
+	check(n, lab.AddRoute(pod, netip.PrefixFrom(netip.IPv6Unspecified(), 0), pod6.Prev()))
 	return pod, pod4, pod6
 }
 
@@ -35,10 +35,10 @@ func TestTrafficForwarded(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
 			pod, pod4, pod6 := n.pod()
 			for _, ns := range []*lab.NS{pod, n.Node} {
-				trafficMust(lab.ServeTCP(ns, 6379))(t)
-				trafficMust(lab.ServeUDP(ns, 5353))(t)
+				must(lab.ServeTCP(ns, 6379))(t)
+				must(lab.ServeUDP(ns, 5353))(t)
 			}
-			marked := trafficMust(trafficCountMarked(n.Node, 0x1000))(t)
+			marked := must(trafficCountMarked(n.Node, 0x1000))(t)
 			n.apply(map[string]string{"mode": mode, "interfaces": "eth0", "ports": "tcp/6379,udp/5353"})
 			for _, f := range n.families() {
 				target := pod4
@@ -61,7 +61,7 @@ func TestTrafficForwarded(t *testing.T) {
 				n.wantFlows(0, lab.Protocol(policy.TCP), lab.Host(f.node))
 			}
 			n.wantNoInvalid()
-			if got := trafficMust(marked())(t); got != 0 {
+			if got := must(marked())(t); got != 0 {
 				t.Errorf("%d packets still had the mark behind the raw table", got)
 			}
 		})

@@ -39,13 +39,13 @@ func TestTrafficVLANFrames(t *testing.T) {
 					"802.1Q twice": {{dot1q, 100}, {dot1q, 7}},
 					"priority tag": {{dot1q, 0xe000}},
 				} {
-					capture := trafficMust(lab.NewCapture(n.Node, "eth0"))(t)
+					capture := must(lab.NewCapture(n.Node, "eth0"))(t)
 					before := n.packets("eth0")
 					for range 5 {
-						trafficCheck(t, lab.SendFrame(n.Client, "eth0", trafficFrame(n.u, denied, tags...)))
+						check(t, lab.SendFrame(n.Client, "eth0", trafficFrame(n.u, denied, tags...)))
 					}
 					for range 3 {
-						trafficCheck(t, lab.SendFrame(n.Client, "eth0", trafficFrame(n.u, allowed, tags...)))
+						check(t, lab.SendFrame(n.Client, "eth0", trafficFrame(n.u, allowed, tags...)))
 					}
 					trafficUntil(t, f.name+", "+name+": 5 frames denied and 3 untracked", func() bool {
 						after := n.packets("eth0")
@@ -58,7 +58,7 @@ func TestTrafficVLANFrames(t *testing.T) {
 						if errors.Is(err, lab.ErrNoFrame) {
 							break
 						}
-						trafficCheck(t, err)
+						check(t, err)
 						if !leaving && slices.Equal(frame[max(0, len(frame)-6):], []byte("denied")) {
 							passed++
 						}
@@ -90,11 +90,11 @@ func TestTrafficVLANInterface(t *testing.T) {
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			t.Skip("the kernel has no VLAN devices (CONFIG_VLAN_8021Q)")
 		}
-		trafficCheck(t, err)
-		trafficCheck(t, lab.AddAddrs(ns, "eth0.77", netip.MustParsePrefix(addr)))
-		trafficCheck(t, lab.SetLinkUp(ns, "eth0.77", true))
+		check(t, err)
+		check(t, lab.AddAddrs(ns, "eth0.77", netip.MustParsePrefix(addr)))
+		check(t, lab.SetLinkUp(ns, "eth0.77", true))
 	}
-	trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+	must(lab.ServeTCP(n.Node, 6379))(t)
 	for _, interfaces := range []string{"eth0", "eth0,eth0.77"} {
 		for _, mode := range trafficModes {
 			n.apply(map[string]string{"mode": mode, "interfaces": interfaces, "ports": "tcp/6379"})
@@ -115,12 +115,12 @@ func TestTrafficTun(t *testing.T) {
 	if errors.Is(err, os.ErrNotExist) {
 		t.Skip("the kernel has no tun devices")
 	}
-	trafficCheck(t, err)
+	check(t, err)
 	defer tun.Close()
-	trafficCheck(t, lab.AddAddrs(n.Node, "tun0", netip.MustParsePrefix("10.200.0.1/24"), netip.MustParsePrefix("2001:db8:200::1/64")))
-	trafficCheck(t, lab.SetLinkUp(n.Node, "tun0", true))
-	trafficMust(lab.ServeUDP(n.Node, 5353))(t)
-	trafficMust(lab.ServeUDP(n.Node, 5354))(t)
+	check(t, lab.AddAddrs(n.Node, "tun0", netip.MustParsePrefix("10.200.0.1/24"), netip.MustParsePrefix("2001:db8:200::1/64")))
+	check(t, lab.SetLinkUp(n.Node, "tun0", true))
+	must(lab.ServeUDP(n.Node, 5353))(t)
+	must(lab.ServeUDP(n.Node, 5354))(t)
 	n.apply(map[string]string{"interfaces": "tun0", "ports": "udp/5353", "deny": "10.200.0.66,2001:db8:200::66"})
 	if i := n.healthy().Interfaces[0]; i.Mode != "tc" || !i.Attached {
 		t.Fatalf("tun0: %+v, want it attached in tc mode", i)

@@ -59,8 +59,8 @@ func newTraffic(t testing.TB, c lab.Config) *trafficNode {
 	t.Helper()
 	l := lab.New(t, c)
 	n := &trafficNode{TB: t, Node: l.Node, Client: l.Client, lab: l, u: l.Uplinks[0]}
-	n.chain = trafficMust(l.Chain(lab.ChainConfig{Annotations: map[string]string{}}))(t)
-	n.fw = trafficMust(lab.AddStateful(l.Node, true))(t)
+	n.chain = must(l.Chain(lab.ChainConfig{Annotations: map[string]string{}}))(t)
+	n.fw = must(lab.AddStateful(l.Node, true))(t)
 	return n
 }
 
@@ -81,7 +81,7 @@ func (n *trafficNode) with(t testing.TB) *trafficNode {
 // write replaces the conf list, apply puts it in force by the command and wants exit code 0.
 func (n *trafficNode) write(annotations map[string]string) {
 	n.Helper()
-	trafficCheck(n, n.chain.Rewrite(lab.ChainConfig{Annotations: annotations}))
+	check(n, n.chain.Rewrite(lab.ChainConfig{Annotations: annotations}))
 }
 
 func (n *trafficNode) apply(annotations map[string]string) {
@@ -106,7 +106,7 @@ func (n *trafficNode) applyFile() (code int, output string) {
 // status runs `untracked status -o json`.
 func (n *trafficNode) status() (s node.Status, code int) {
 	n.Helper()
-	out := trafficMust(n.lab.Untracked("status", "-o", "json"))(n)
+	out := must(n.lab.Untracked("status", "-o", "json"))(n)
 	if err := json.Unmarshal(out.Stdout, &s); err != nil {
 		n.Fatalf("status: %v\n%s%s", err, out.Stdout, out.Stderr)
 	}
@@ -157,7 +157,7 @@ func (n *trafficNode) iface(ifname string) node.InterfaceStatus {
 // rules runs `untracked rules -o json`.
 func (n *trafficNode) rules() (rules []node.RuleStatus) {
 	n.Helper()
-	out := trafficMust(n.lab.Untracked("rules", "-o", "json"))(n)
+	out := must(n.lab.Untracked("rules", "-o", "json"))(n)
 	if err := json.Unmarshal(out.Stdout, &rules); err != nil {
 		n.Fatalf("rules: exit code %d, %v\n%s%s", out.ExitCode, err, out.Stdout, out.Stderr)
 	}
@@ -180,7 +180,7 @@ func (n *trafficNode) rule(d policy.Direction, name string, index int) node.Rule
 // the kernel chooses a source port twice.
 func (n *trafficNode) wantFlows(want int, match ...lab.Match) {
 	n.Helper()
-	flows := trafficMust(lab.Flows(n.Node, match...))(n)
+	flows := must(lab.Flows(n.Node, match...))(n)
 	if len(flows) > want || len(flows) < want-want/10 {
 		n.Errorf("%d conntrack entries, want %d", len(flows), want)
 		for i := range min(len(flows), 5) {
@@ -192,7 +192,7 @@ func (n *trafficNode) wantFlows(want int, match ...lab.Match) {
 // wantNoInvalid reads the firewall: nothing may have looked INVALID to it.
 func (n *trafficNode) wantNoInvalid() {
 	n.Helper()
-	if s := trafficMust(n.fw.States())(n); s.Invalid != 0 {
+	if s := must(n.fw.States())(n); s.Invalid != 0 {
 		n.Errorf("the stateful firewall dropped %d packets as INVALID: %+v", s.Invalid, s)
 	}
 }
@@ -201,7 +201,7 @@ func (n *trafficNode) wantNoInvalid() {
 func (n *trafficNode) wantTCP(from *lab.NS, l lab.Load) {
 	n.Helper()
 	l.Timeout = trafficPatience
-	r := trafficMust(lab.LoadTCP(from, l))(n)
+	r := must(lab.LoadTCP(from, l))(n)
 	if r.OK != l.Count {
 		n.Errorf("tcp to %s: %v (%v); want %d ok", l.Target, r, r.FirstFailure, l.Count)
 	}
@@ -210,7 +210,7 @@ func (n *trafficNode) wantTCP(from *lab.NS, l lab.Load) {
 func (n *trafficNode) wantUDP(from *lab.NS, l lab.Load) {
 	n.Helper()
 	l.Timeout = trafficPatience
-	r := trafficMust(lab.LoadUDP(from, l))(n)
+	r := must(lab.LoadUDP(from, l))(n)
 	if r.OK != l.Count {
 		n.Errorf("udp to %s, %d bytes: %v (%v); want %d ok", l.Target, l.Payload, r, r.FirstFailure, l.Count)
 	}
@@ -221,27 +221,10 @@ func (n *trafficNode) wantSilence(from *lab.NS, l lab.Load) {
 	n.Helper()
 	l.Timeout = trafficShort
 	for name, load := range map[string]func(*lab.NS, lab.Load) (lab.Report, error){"tcp": lab.LoadTCP, "udp": lab.LoadUDP} {
-		r := trafficMust(load(from, l))(n)
+		r := must(load(from, l))(n)
 		if r.Timeouts != l.Count {
 			n.Errorf("%s to %s from %v: %v (%v); want %d time-outs", name, l.Target, l.Sources, r, r.FirstFailure, l.Count)
 		}
-	}
-}
-
-func trafficMust[T any](v T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
-func trafficCheck(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -258,7 +241,7 @@ func trafficUntil(t testing.TB, what string, ok func() bool) {
 // trafficDial connects by TCP from a namespace.
 func trafficDial(t testing.TB, ns *lab.NS, source netip.Addr, target netip.AddrPort) net.Conn {
 	t.Helper()
-	c := trafficMust(lab.Dial(ns, "tcp", source, target, trafficPatience))(t)
+	c := must(lab.Dial(ns, "tcp", source, target, trafficPatience))(t)
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -282,7 +265,7 @@ func trafficAsk(c net.Conn) error {
 // trafficAccept serves each TCP connection on a port of a namespace by fn, in a goroutine of its own.
 func trafficAccept(t testing.TB, ns *lab.NS, port uint16, fn func(net.Conn) error) {
 	t.Helper()
-	lis := trafficMust(lab.Listen(ns, "tcp", fmt.Sprintf(":%d", port)))(t)
+	lis := must(lab.Listen(ns, "tcp", fmt.Sprintf(":%d", port)))(t)
 	t.Cleanup(func() { lis.Close() })
 	go func() {
 		for {
@@ -303,7 +286,7 @@ func trafficAccept(t testing.TB, ns *lab.NS, port uint16, fn func(net.Conn) erro
 // a host with several does not.
 func trafficEchoUDP(t testing.TB, ns *lab.NS, at netip.AddrPort) {
 	t.Helper()
-	c := trafficMust(lab.ListenPacket(ns, "udp", at.String()))(t)
+	c := must(lab.ListenPacket(ns, "udp", at.String()))(t)
 	t.Cleanup(func() { c.Close() })
 	go func() {
 		buf := make([]byte, 65536)
@@ -465,9 +448,9 @@ func trafficFrame(u lab.Uplink, ip []byte, tags ...[2]uint16) []byte {
 // programName is a loaded program's name.
 func trafficProgramName(t testing.TB, id uint32) string {
 	t.Helper()
-	p := trafficMust(ebpf.NewProgramFromID(ebpf.ProgramID(id)))(t)
+	p := must(ebpf.NewProgramFromID(ebpf.ProgramID(id)))(t)
 	defer p.Close()
-	return trafficMust(p.Info())(t).Name
+	return must(p.Info())(t).Name
 }
 
 // trafficTempFile writes a file and returns its path.

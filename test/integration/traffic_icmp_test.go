@@ -21,18 +21,18 @@ import (
 //	far ── 1500 ~~~ 1300 ── client ── 1500 ── node
 func (n *trafficNode) narrow(mtu int) (far *lab.NS, families []trafficFamily) {
 	n.Helper()
-	far = trafficMust(n.lab.AddNS("far"))(n)
-	trafficCheck(n, lab.Veth(n.Client, "far0", far, "eth0", 1500))
+	far = must(n.lab.AddNS("far"))(n)
+	check(n, lab.Veth(n.Client, "far0", far, "eth0", 1500))
 	far4, far6 := netip.MustParseAddr("198.19.0.2"), netip.MustParseAddr("2001:db8:f::2")
 	via4, via6 := far4.Prev(), far6.Prev()
-	trafficCheck(n, lab.AddAddrs(n.Client, "far0", netip.PrefixFrom(via4, 24), netip.PrefixFrom(via6, 64)))
-	trafficCheck(n, lab.AddAddrs(far, "eth0", netip.PrefixFrom(far4, 24), netip.PrefixFrom(far6, 64)))
-	trafficCheck(n, trafficSetMTU(n.Client, "far0", mtu))
+	check(n, lab.AddAddrs(n.Client, "far0", netip.PrefixFrom(via4, 24), netip.PrefixFrom(via6, 64)))
+	check(n, lab.AddAddrs(far, "eth0", netip.PrefixFrom(far4, 24), netip.PrefixFrom(far6, 64)))
+	check(n, trafficSetMTU(n.Client, "far0", mtu))
 	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		trafficCheck(n, lab.SetSysctl(n.Client, key, "1"))
+		check(n, lab.SetSysctl(n.Client, key, "1"))
 	}
-	trafficCheck(n, lab.AddRoute(far, netip.PrefixFrom(netip.IPv4Unspecified(), 0), via4))
-	trafficCheck(n, lab.AddRoute(far, netip.PrefixFrom(netip.IPv6Unspecified(), 0), via6))
+	check(n, lab.AddRoute(far, netip.PrefixFrom(netip.IPv4Unspecified(), 0), via4))
+	check(n, lab.AddRoute(far, netip.PrefixFrom(netip.IPv6Unspecified(), 0), via6))
 	return far, []trafficFamily{
 		{"ipv4", n.u.Node4, []netip.Addr{far4}, policy.ICMP},
 		{"ipv6", n.u.Node6, []netip.Addr{far6}, policy.ICMPv6},
@@ -61,7 +61,7 @@ func TestTrafficPathMTU(t *testing.T) {
 			})
 			n.apply(map[string]string{"mode": mode, "ports": "tcp/6379"})
 			for _, f := range families {
-				capture := trafficMust(lab.NewCapture(n.Node, "eth0"))(t)
+				capture := must(lab.NewCapture(n.Node, "eth0"))(t)
 				c := trafficDial(t, far, f.clients[0], netip.AddrPortFrom(f.node, 6379))
 				if err := trafficReceive(c, size); err != nil {
 					t.Errorf("%s: %v", f.name, err)
@@ -128,7 +128,7 @@ func TestTrafficUnreachable(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
 			for _, ns := range []*lab.NS{n.Node, n.Client} {
-				trafficCheck(t, lab.SetSysctl(ns, "net/ipv6/icmp/ratelimit", "0"))
+				check(t, lab.SetSysctl(ns, "net/ipv6/icmp/ratelimit", "0"))
 			}
 			n.apply(map[string]string{"mode": mode, "ports": "udp/7777", "remote-ports": "udp/5353"})
 			for _, f := range n.families() {
@@ -140,7 +140,7 @@ func TestTrafficUnreachable(t *testing.T) {
 					"the node's call":   {n.Node, netip.AddrPortFrom(f.clients[0], 5353)},
 					"the client's call": {n.Client, netip.AddrPortFrom(f.node, 7777)},
 				} {
-					r := trafficMust(lab.LoadUDP(call.from, lab.Load{Target: call.target, Count: 10, Timeout: trafficPatience}))(t)
+					r := must(lab.LoadUDP(call.from, lab.Load{Target: call.target, Count: 10, Timeout: trafficPatience}))(t)
 					if r.Failed != 10 || !errors.Is(r.FirstFailure, unix.ECONNREFUSED) {
 						t.Errorf("%s, %s: %v (%v), want 10 times ECONNREFUSED", f.name, name, r, r.FirstFailure)
 					}

@@ -18,10 +18,10 @@ func TestTrafficModes(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
 			for _, port := range []uint16{6379, 8080} {
-				trafficMust(lab.ServeTCP(n.Node, port))(t)
+				must(lab.ServeTCP(n.Node, port))(t)
 			}
 			for _, port := range []uint16{5353, 5354} {
-				trafficMust(lab.ServeUDP(n.Node, port))(t)
+				must(lab.ServeUDP(n.Node, port))(t)
 			}
 			trafficAccept(t, n.Node, 7000, func(c net.Conn) error {
 				_, err := io.Copy(c, c)
@@ -31,7 +31,7 @@ func TestTrafficModes(t *testing.T) {
 			if s := n.healthy(); len(s.Interfaces) != 1 || s.Interfaces[0].Mode != mode || !s.Interfaces[0].Attached {
 				t.Fatalf("status: %+v, want eth0 attached in mode %s", s.Interfaces, mode)
 			}
-			hooks := trafficMust(lab.ReadHooks(n.Node, "eth0"))(t)
+			hooks := must(lab.ReadHooks(n.Node, "eth0"))(t)
 			if hooks.Generic != (mode == "generic") || (hooks.XDP == 0) != (mode == "tc") || len(hooks.TCXIngress) != 1 {
 				t.Errorf("hooks %+v do not fit mode %s", hooks, mode)
 			}
@@ -39,7 +39,7 @@ func TestTrafficModes(t *testing.T) {
 				t.Run(f.name, func(t *testing.T) { n.with(t).wantModes(f) })
 			}
 			n.wantNoInvalid()
-			if s := trafficMust(n.fw.States())(t); s.Untracked == 0 || s.New == 0 {
+			if s := must(n.fw.States())(t); s.Untracked == 0 || s.New == 0 {
 				t.Errorf("the firewall saw %+v, want untracked and new packets", s)
 			}
 			n.healthy()
@@ -65,7 +65,7 @@ func (n *trafficNode) wantModes(f trafficFamily) {
 	n.wantFlows(0, udp, family)
 
 	if err := trafficBulk(trafficDial(n, n.Client, f.clients[0], netip.AddrPortFrom(f.node, 7000)), 32<<20); err != nil {
-		n.Errorf("bulk: %v; packets %+v, firewall %+v", err, n.packets("eth0"), trafficMust(n.fw.States())(n))
+		n.Errorf("bulk: %v; packets %+v, firewall %+v", err, n.packets("eth0"), must(n.fw.States())(n))
 	}
 	n.wantFlows(0, tcp, family)
 

@@ -18,9 +18,9 @@ func TestTrafficLargeMTU(t *testing.T) {
 	for _, mode := range []string{"auto", "native", "generic", "tc"} {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{MTU: 9000})
-			trafficMust(lab.ServeTCP(n.Node, 6379))(t)
-			trafficMust(lab.ServeUDP(n.Node, 5353))(t)
-			trafficMust(lab.ServeUDP(n.Node, 5354))(t)
+			must(lab.ServeTCP(n.Node, 6379))(t)
+			must(lab.ServeUDP(n.Node, 5353))(t)
+			must(lab.ServeUDP(n.Node, 5354))(t)
 			trafficAccept(t, n.Node, 7000, func(c net.Conn) error {
 				_, err := io.Copy(c, c)
 				return err
@@ -63,7 +63,7 @@ func TestTrafficLargeMTU(t *testing.T) {
 				denied := load(5353, 8900)
 				denied.Sources, denied.Count, denied.Timeout = f.clients[1:2], 5, trafficShort
 				before = n.packets("eth0")
-				if r := trafficMust(lab.LoadUDP(n.Client, denied))(t); r.Timeouts != 5 {
+				if r := must(lab.LoadUDP(n.Client, denied))(t); r.Timeouts != 5 {
 					t.Errorf("%s: from the denied source: %v, want 5 time-outs", f.name, r)
 				}
 				if got := n.packets("eth0").Denied - before.Denied; got != 5 {
@@ -79,7 +79,7 @@ func TestTrafficLargeMTU(t *testing.T) {
 // drivers refuse a large MTU; in tc mode they do not.)
 func TestTrafficChangingMTU(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
-	trafficMust(lab.ServeUDP(n.Node, 5353))(t)
+	must(lab.ServeUDP(n.Node, 5353))(t)
 	for _, step := range []struct {
 		mtu     int
 		mode    string
@@ -93,7 +93,7 @@ func TestTrafficChangingMTU(t *testing.T) {
 		{1500, "auto", ""}, // either will do
 	} {
 		for _, ns := range []*lab.NS{n.Client, n.Node} {
-			trafficCheck(t, trafficSetMTU(ns, "eth0", step.mtu))
+			check(t, trafficSetMTU(ns, "eth0", step.mtu))
 		}
 		n.apply(map[string]string{"mode": step.mode, "interfaces": "eth0", "ports": "udp/5353"})
 		i := n.healthy().Interfaces[0]

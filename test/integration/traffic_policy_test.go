@@ -22,13 +22,13 @@ func TestTrafficDeny(t *testing.T) {
 	for _, mode := range trafficModes {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
-			tcp := trafficMust(lab.ServeTCP(n.Node, 8080))(t)
-			udp := trafficMust(lab.ServeUDP(n.Node, 8080))(t)
+			tcp := must(lab.ServeTCP(n.Node, 8080))(t)
+			udp := must(lab.ServeUDP(n.Node, 8080))(t)
 			n.apply(map[string]string{
 				"mode": mode, "ports": "tcp/6379",
 				"deny": n.u.Client4[1].String() + "," + netip.PrefixFrom(n.u.Client6[1], 128).String(),
 			})
-			capture := trafficMust(lab.NewCapture(n.Client, "eth0"))(t)
+			capture := must(lab.NewCapture(n.Client, "eth0"))(t)
 			defer capture.Close()
 			for _, f := range n.families() {
 				n := n.with(t)
@@ -54,7 +54,7 @@ func TestTrafficDeny(t *testing.T) {
 				if errors.Is(err, lab.ErrNoFrame) {
 					break
 				}
-				trafficCheck(t, err)
+				check(t, err)
 				if to, ok := trafficDestination(frame); ok && !leaving && slices.Contains([]netip.Addr{n.u.Client4[1], n.u.Client6[1]}, to) {
 					t.Errorf("the denied source got a frame: %x", frame)
 				}
@@ -86,9 +86,9 @@ func TestTrafficDenyEverything(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
 			for _, port := range []uint16{22, 8080} {
-				trafficMust(lab.ServeTCP(n.Node, port))(t)
+				must(lab.ServeTCP(n.Node, port))(t)
 			}
-			trafficMust(lab.ServeUDP(n.Node, 8080))(t)
+			must(lab.ServeUDP(n.Node, 8080))(t)
 			n.apply(map[string]string{"mode": mode, "deny": "0.0.0.0/0,::/0", "ports": "tcp/6379"})
 			// Both sides have to find each other anew.
 			trafficForgetNeighbours(t, n.Node, "eth0")
@@ -116,7 +116,7 @@ func TestTrafficDenyEverything(t *testing.T) {
 // trafficForgetNeighbours empties an interface's neighbour tables.
 func trafficForgetNeighbours(t testing.TB, ns *lab.NS, ifname string) {
 	t.Helper()
-	trafficCheck(t, lab.In(ns, func() error {
+	check(t, lab.In(ns, func() error {
 		l, err := netlink.LinkByName(ifname)
 		if err != nil {
 			return err
@@ -137,7 +137,7 @@ func trafficForgetNeighbours(t testing.TB, ns *lab.NS, ifname string) {
 // sources and destinations limit which peers' flows are untracked; others are served, tracked.
 func TestTrafficPeers(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
-	trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+	must(lab.ServeTCP(n.Node, 6379))(t)
 	for _, f := range n.families() {
 		trafficEchoUDP(t, n.Client, netip.AddrPortFrom(f.clients[2], 5353))
 		trafficEchoUDP(t, n.Client, netip.AddrPortFrom(f.clients[3], 5353))
@@ -169,8 +169,8 @@ func TestTrafficRemotePorts(t *testing.T) {
 	for _, mode := range trafficModes {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
-			trafficMust(lab.ServeTCP(n.Client, 9000))(t)
-			trafficMust(lab.ServeTCP(n.Client, 9001))(t)
+			must(lab.ServeTCP(n.Client, 9000))(t)
+			must(lab.ServeTCP(n.Client, 9001))(t)
 			for _, f := range n.families() {
 				trafficEchoUDP(t, n.Client, netip.AddrPortFrom(f.clients[0], 5353))
 			}
@@ -204,7 +204,7 @@ func TestTrafficRemotePorts(t *testing.T) {
 // A failsafe port stays tracked although the policy names it, and status says so.
 func TestTrafficFailsafe(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
-	trafficMust(lab.ServeTCP(n.Node, 22))(t)
+	must(lab.ServeTCP(n.Node, 22))(t)
 	n.apply(map[string]string{"ports": "tcp/22,tcp/6379"})
 	n.problem("failsafe-port", "tcp/22")
 	for _, f := range n.families() {

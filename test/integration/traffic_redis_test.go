@@ -32,7 +32,7 @@ func TestTrafficRedis(t *testing.T) {
 				cmd := lab.Command(n.Node, server, "--port", port, "--bind", "*", "-::*", "--protected-mode", "no",
 					"--save", "", "--appendonly", "no", "--dir", n.lab.Dir, "--tcp-backlog", "4096",
 					"--logfile", filepath.Join(n.lab.Dir, "redis-"+port+".log"))
-				trafficCheck(t, cmd.Start())
+				check(t, cmd.Start())
 				t.Cleanup(func() {
 					cmd.Process.Kill()
 					cmd.Wait()
@@ -58,7 +58,7 @@ func TestTrafficRedis(t *testing.T) {
 				}
 				// The same to another port, as a control: tracked, though each entry soon ends.
 				run("6380")
-				if got := trafficMust(lab.CountFlows(n.Node, lab.Protocol(policy.TCP), lab.Port(6380), lab.Host(f.node)))(t); got < requests {
+				if got := must(lab.CountFlows(n.Node, lab.Protocol(policy.TCP), lab.Port(6380), lab.Host(f.node)))(t); got < requests {
 					t.Errorf("%s: %d conntrack entries for port 6380, want thousands", f.name, got)
 				}
 				n.wantFlows(0, lab.Port(6379), lab.Host(f.node))

@@ -31,16 +31,16 @@ func (n *trafficNode) objects() (o trafficObjects) {
 	root := filepath.Join(n.lab.BPFFS, "untracked")
 	addProgram := func(id ebpf.ProgramID) {
 		o.programs = append(o.programs, id)
-		p := trafficMust(ebpf.NewProgramFromID(id))(n)
+		p := must(ebpf.NewProgramFromID(id))(n)
 		defer p.Close()
-		info := trafficMust(p.Info())(n)
+		info := must(p.Info())(n)
 		if !strings.HasPrefix(info.Name, "untracked") {
 			n.Errorf("program %d is named %q, want untracked…", id, info.Name)
 		}
 		ids, _ := info.MapIDs()
 		o.maps = append(o.maps, ids...)
 	}
-	trafficCheck(n, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	check(n, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -100,9 +100,9 @@ func TestTrafficRemove(t *testing.T) {
 	for _, mode := range trafficModes {
 		t.Run(mode, func(t *testing.T) {
 			n := newTraffic(t, lab.Config{Uplinks: 2})
-			trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+			must(lab.ServeTCP(n.Node, 6379))(t)
 			load := lab.Load{Target: netip.AddrPortFrom(n.u.Node4, 6379), Sources: n.u.Client4, Count: 10}
-			tables := trafficMust(lab.Tables(n.Node))(t)
+			tables := must(lab.Tables(n.Node))(t)
 			annotations := map[string]string{"mode": mode, "interfaces": "eth*", "ports": "tcp/6379", "deny": "192.0.2.1"}
 			n.apply(annotations)
 			early := n.objects()
@@ -126,25 +126,25 @@ func TestTrafficRemove(t *testing.T) {
 			if !slices.Equal(early.links, o.links) {
 				t.Errorf("links %v became %v, want them updated in place", early.links, o.links)
 			}
-			if !slices.Contains(trafficMust(lab.Tables(n.Node))(t), "inet untracked") {
+			if !slices.Contains(must(lab.Tables(n.Node))(t), "inet untracked") {
 				t.Errorf("there is no table inet untracked")
 			}
 
 			for range 2 { // removing nothing is no error
-				if out := trafficMust(n.lab.Untracked("remove"))(t); out.ExitCode != 0 {
+				if out := must(n.lab.Untracked("remove"))(t); out.ExitCode != 0 {
 					t.Fatalf("remove: exit code %d: %s", out.ExitCode, out.Stderr)
 				}
 			}
 			trafficUntil(t, "all objects are freed", func() bool { return o.alive().none() })
 			for _, u := range n.lab.Uplinks {
-				if h := trafficMust(lab.ReadHooks(n.Node, u.Name))(t); !h.None() {
+				if h := must(lab.ReadHooks(n.Node, u.Name))(t); !h.None() {
 					t.Errorf("%s still has %+v", u.Name, h)
 				}
 			}
-			if got := trafficMust(lab.Tables(n.Node))(t); !slices.Equal(got, tables) {
+			if got := must(lab.Tables(n.Node))(t); !slices.Equal(got, tables) {
 				t.Errorf("tables %v, want %v as before", got, tables)
 			}
-			for _, left := range trafficMust(os.ReadDir(n.lab.BPFFS))(t) {
+			for _, left := range must(os.ReadDir(n.lab.BPFFS))(t) {
 				if !strings.HasSuffix(left.Name(), ".debug") { // the kernel's own
 					t.Errorf("%s is left of the pins", left.Name())
 				}

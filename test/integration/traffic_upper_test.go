@@ -52,26 +52,26 @@ func TestTrafficUpperInterface(t *testing.T) {
 				if errors.Is(err, unix.EOPNOTSUPP) {
 					t.Skip("the kernel has no such device")
 				}
-				trafficCheck(t, err)
+				check(t, err)
 				// The wire leads to both interfaces: each must answer for its own addresses alone. And what a bridge
 				// forwards shall pass its tc hook before netfilter.
-				trafficCheck(t, lab.SetSysctl(n.Node, "net/ipv4/conf/all/arp_ignore", "1"))
+				check(t, lab.SetSysctl(n.Node, "net/ipv4/conf/all/arp_ignore", "1"))
 				for _, key := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
 					if err := lab.SetSysctl(n.Node, key, "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
 						t.Fatal(err)
 					}
 				}
 				// Addresses of its own: the uplink's stay where they are.
-				trafficCheck(t, lab.AddAddrs(n.Node, "upper0", netip.MustParsePrefix("198.18.99.1/24"), netip.MustParsePrefix("2001:db8:63::1/64")))
-				trafficCheck(t, lab.SetLinkUp(n.Node, "upper0", true))
-				trafficCheck(t, lab.AddAddrs(n.Client, "eth0", netip.MustParsePrefix("198.18.99.2/24"), netip.MustParsePrefix("2001:db8:63::2/64")))
-				trafficMust(lab.ServeTCP(n.Node, 6379))(t)
+				check(t, lab.AddAddrs(n.Node, "upper0", netip.MustParsePrefix("198.18.99.1/24"), netip.MustParsePrefix("2001:db8:63::1/64")))
+				check(t, lab.SetLinkUp(n.Node, "upper0", true))
+				check(t, lab.AddAddrs(n.Client, "eth0", netip.MustParsePrefix("198.18.99.2/24"), netip.MustParsePrefix("2001:db8:63::2/64")))
+				must(lab.ServeTCP(n.Node, 6379))(t)
 				for _, interfaces := range []string{"eth0", "eth0,upper0", "upper0"} {
 					annotations := map[string]string{"mode": mode, "interfaces": interfaces, "ports": "tcp/6379"}
 					if interfaces != "eth0" {
 						annotations["mode"] = "auto" // not every upper device has native XDP
 					}
-					trafficCheck(t, lab.FlushFlows(n.Node))
+					check(t, lab.FlushFlows(n.Node))
 					n.apply(annotations)
 					want := 0
 					if interfaces == "eth0" {
@@ -79,7 +79,7 @@ func TestTrafficUpperInterface(t *testing.T) {
 					}
 					for _, target := range []string{"198.18.99.1", "2001:db8:63::1"} {
 						addr := netip.MustParseAddr(target)
-						r := trafficMust(lab.LoadTCP(n.Client, lab.Load{Target: netip.AddrPortFrom(addr, 6379), Count: 10}))(t)
+						r := must(lab.LoadTCP(n.Client, lab.Load{Target: netip.AddrPortFrom(addr, 6379), Count: 10}))(t)
 						if r.OK != 10 {
 							t.Errorf("%s, policy on %s, to %s: %v (%v)", mode, interfaces, target, r, r.FirstFailure)
 						}
