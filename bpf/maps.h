@@ -79,7 +79,7 @@ enum counter_index {
 	COUNTER_FRAGMENT,
 	COUNTER_UNTRACKED,	/* the datapath leaves it 0: user space keeps what retired rules counted */
 	COUNTER_DENIED,		/* the same */
-	COUNTER_NO_METADATA,	/* the driver gave no room for the hand-over */
+	COUNTER_NO_METADATA,	/* the driver gave no room for the hand-over, or no linear headers */
 	COUNTER_RULES = 8,
 };
 

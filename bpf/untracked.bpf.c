@@ -17,6 +17,9 @@
 /* "untr": what the XDP program puts in front of an untracked packet for the hand-over program. */
 #define METADATA_MAGIC 0x756e7472U
 
+/* Linear bytes of a multi-buffer packet that hold its headers. */
+#define XDP_LINEAR_BYTES 128
+
 /* Linear bytes the tc classifier asks for: Ethernet, two tags, IPv6 with options, and a quoted packet. */
 #define TC_LINEAR_BYTES 256
 
@@ -51,9 +54,19 @@ int untracked_xdp(struct xdp_md *ctx)
 	return xdp(ctx);
 }
 
+/*
+ * Some drivers leave the whole of a multi-buffer packet, headers too, outside the linear part (mlx5 does). Then
+ * nothing can be said of it here, and it is counted as what user space answers with the tc program.
+ */
 SEC("xdp.frags")
 int untracked_xdpf(struct xdp_md *ctx)
 {
+	__u64 linear = (long)ctx->data_end - (long)ctx->data;
+
+	if (linear < XDP_LINEAR_BYTES && bpf_xdp_get_buff_len(ctx) > linear) {
+		count(COUNTER_NO_METADATA, 0);
+		return XDP_PASS;
+	}
 	return xdp(ctx);
 }
 
@@ -78,15 +91,20 @@ int untracked_tc(struct __sk_buff *skb)
 	__u16 type;
 	int action = TC_ACT_UNSPEC;
 
-	if (ip + TC_LINEAR_BYTES > end && skb->len > (__u64)(end - ip)) {
+	/* What was put together from several packets has linear headers already, and must keep its geometry. */
+	if (!skb->gso_segs && ip + TC_LINEAR_BYTES > end && skb->len > (__u64)(end - ip)) {
 		bpf_skb_pull_data(skb, skb->len < TC_LINEAR_BYTES ? skb->len : TC_LINEAR_BYTES);
 		end = (void *)(long)skb->data_end;
 		ip = (void *)(long)skb->data;
 	}
-	if (layer3)
+	if (layer3) {
+		/* Only where the data begins with the IP header: nothing else may be taken for a malformed one. */
 		type = bpf_ntohs(skb->protocol);
-	else
+		if (ip + 1 > end || *(__u8 *)ip >> 4 != (type == ETH_P_IP ? 4 : 6))
+			type = 0;
+	} else {
 		type = parse_ethernet(&ip, end);
+	}
 	d = decide(ip, end, type, skb->gso_segs);
 	if (d.verdict == VERDICT_DENIED)
 		action = TC_ACT_SHOT;

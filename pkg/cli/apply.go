@@ -51,7 +51,7 @@ list changes nothing. Exit code 1 says that some interface is without the policy
 				return printPlan(cmd.OutOrStdout(), n, c, asJSON)
 			}
 			done := showProgress(n, cmd.ErrOrStderr())
-			result, err := n.Apply(cmd.Context(), c, true)
+			result, err := n.Apply(cmd.Context(), c)
 			done()
 			if err != nil {
 				return applyError(err)

@@ -166,16 +166,14 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 	} else if err == nil {
 		old.Close()
 	}
+	if t.ForeignXDP {
+		return nil, errors.Join(ErrForeignXDP, p.detach(t.Index, xdpPin))
+	}
+	restore := p.former(t)
 	if err := p.detach(t.Index, xdpPin); err != nil {
 		return nil, err
 	}
-	if t.ForeignXDP {
-		return nil, ErrForeignXDP
-	}
-	flags := link.XDPDriverMode
-	if mode == Generic {
-		flags = link.XDPGenericMode
-	}
+	flags := xdpFlags(mode)
 	var first error
 	refused := func(err error) {
 		// The twin is mostly refused for the same reason, which needs no telling twice.
@@ -205,7 +203,36 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 		}
 		return program, nil
 	}
-	return nil, fmt.Errorf("attach xdp to %s: %w", t.Name, first)
+	return nil, errors.Join(fmt.Errorf("attach xdp to %s: %w", t.Name, first), restore())
+}
+
+func xdpFlags(mode Mode) link.XDPAttachFlags {
+	if mode == Generic {
+		return link.XDPGenericMode
+	}
+	return link.XDPDriverMode
+}
+
+// former remembers our program on an XDP hook, for when no other can be had.
+func (p *Pins) former(t Target) (restore func() error) {
+	none := func() error { return nil }
+	id := p.OwnXDP(t.Index)
+	if id == 0 {
+		return none
+	}
+	program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return none
+	}
+	return func() error {
+		defer program.Close()
+		l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: t.Index, Flags: xdpFlags(t.XDPMode)})
+		if err != nil {
+			return fmt.Errorf("attach the former program to %s: %w", t.Name, err)
+		}
+		defer l.Close()
+		return l.Pin(filepath.Join(p.of(t.Index), xdpPin))
+	}
 }
 
 // attachTC puts a program on the ingress of tc: by tcx (Linux 6.6), in front of everybody else's, or else as a

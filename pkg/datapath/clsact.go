@@ -53,8 +53,8 @@ func ownFilter(ifindex int) (own *netlink.BpfFilter, others bool, err error) {
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		filters, err := netlinksafe.FilterList(nl, parent)
 		if err != nil {
-			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
-				continue // no clsact qdisc
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODEV) {
+				continue // no clsact qdisc, or no interface any more
 			}
 			return nil, false, fmt.Errorf("list tc filters of %s: %w", nl.Attrs().Name, err)
 		}

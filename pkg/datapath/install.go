@@ -39,6 +39,9 @@ func (p *Pins) NewGeneration(number uint64, rules []policy.Rule, image *compiler
 // Close releases the generation's handles; the pins stay.
 func (g *Generation) Close() error { return g.tables.Close() }
 
+// Discard removes the pins of a generation that was installed nowhere.
+func (g *Generation) Discard() error { return os.Remove(g.pins.tables(g.number)) }
+
 // Install puts the generation in force on an interface in one of the modes, the first that can be had, and
 // returns what is attached with the errors of the modes that could not. Only if none could is the final error set;
 // the interface is then as it was.

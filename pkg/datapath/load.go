@@ -51,6 +51,9 @@ type ProgramOptions struct {
 	Tables, Counters *ebpf.Map
 }
 
+// ErrNotLoaded says that the kernel refused a program itself, on whatever interface.
+var ErrNotLoaded = errors.New("load program")
+
 // LoadProgram verifies one program and loads it into the kernel. The caller closes it.
 func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
 	spec, err := bpf.LoadUntracked()
@@ -90,7 +93,7 @@ func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load program %s: %w", kind, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrNotLoaded, kind, err)
 	}
 	defer coll.Close()
 	return coll.DetachProgram(string(kind)), nil
@@ -147,15 +150,6 @@ func boolByte(b bool) uint8 {
 		return 1
 	}
 	return 0
-}
-
-// PossibleCPUs is how many values a per-CPU map has.
-func PossibleCPUs() (int, error) {
-	n, err := ebpf.PossibleCPU()
-	if err != nil {
-		return 0, fmt.Errorf("count possible cpus: %w", err)
-	}
-	return n, nil
 }
 
 // errDefunct says that what a pin holds is attached to nothing any more.

@@ -12,7 +12,9 @@ type Interface struct {
 	Driver string
 	// Kind is rtnetlink's name of the kind of a virtual device, such as "bridge" or "veth"; "device" for others.
 	Kind string
-	// Layer3 says that packets have no Ethernet header here, as on WireGuard, tun and IP tunnels.
+	// LinkType is the kernel's name of the link layer, such as "ether", "infiniband" or "none".
+	LinkType string
+	// Layer3 says that packets begin with their IP header here, as on WireGuard and tun.
 	Layer3 bool
 	// Up is the administrative state; an interface that is up may still have no carrier.
 	Up  bool

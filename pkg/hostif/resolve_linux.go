@@ -212,17 +212,22 @@ func (r *resolver) result() ([]Interface, error) {
 	return out, nil
 }
 
+// layer3Types are the link layers without a header of their own. Others, such as ipip or infiniband, have one that
+// a tc program meets first, each its own.
+var layer3Types = []string{"none", "ppp", "rawip"}
+
 func newInterface(link netlink.Link) *Interface {
 	a := link.Attrs()
 	return &Interface{
-		Kind:   link.Type(),
-		Name:   a.Name,
-		Index:  a.Index,
-		MTU:    a.MTU,
-		Layer3: a.EncapType != "ether" && a.EncapType != "loopback",
-		Up:     a.Flags&net.FlagUp != 0,
-		XDP:    newXDPState(a.Xdp),
-		Master: Master{Index: a.MasterIndex},
+		Kind:     link.Type(),
+		Name:     a.Name,
+		Index:    a.Index,
+		MTU:      a.MTU,
+		LinkType: a.EncapType,
+		Layer3:   slices.Contains(layer3Types, a.EncapType),
+		Up:       a.Flags&net.FlagUp != 0,
+		XDP:      newXDPState(a.Xdp),
+		Master:   Master{Index: a.MasterIndex},
 	}
 }
 

@@ -155,12 +155,12 @@ func TestResolveAttributes(t *testing.T) {
 	must(t, netlink.LinkSetMaster(eth0, byName(t, "br0")))
 
 	want := []Interface{
-		{Name: "br0", Kind: "bridge", Index: byName(t, "br0").Attrs().Index, MTU: 1400},
+		{Name: "br0", Kind: "bridge", LinkType: "ether", Index: byName(t, "br0").Attrs().Index, MTU: 1400},
 		{
-			Name: "eth0", Kind: "veth", Index: eth0.Attrs().Index, MTU: 1400, Up: true,
+			Name: "eth0", Kind: "veth", LinkType: "ether", Index: eth0.Attrs().Index, MTU: 1400, Up: true,
 			Master: Master{Name: "br0", Index: byName(t, "br0").Attrs().Index},
 		},
-		{Name: "lo", Kind: "device", Index: 1, MTU: 65536, Up: true},
+		{Name: "lo", Kind: "device", LinkType: "loopback", Index: 1, MTU: 65536, Up: true},
 	}
 	for _, list := range []string{"br0,eth0,lo", "br*,eth0,lo"} {
 		got := resolve(t, list)

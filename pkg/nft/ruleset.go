@@ -128,7 +128,10 @@ func (rs *ruleset) addAnswers(c *compiler, e *Endpoint) {
 		}
 	}
 	for _, family := range []int{4, 6} {
-		rs.add(chain, "an error about a call", isErrorType(family), ask)
+		// The kernel finds sockets of these two protocols only.
+		about, _ := view{family: family, quoted: true}.member(view{family: family, quoted: true}.protocol(),
+			octets("protocols", nftables.TypeInetProto, []uint8{policy.TCP, policy.UDP}), false)
+		rs.add(chain, "an error about a call", isErrorType(family), about, ask)
 	}
 	rs.add(chain, "everything else is for what is served here", steps(&expr.Notrack{}))
 }

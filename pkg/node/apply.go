@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,6 +31,13 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	}
 	pins := n.pins()
 
+	got := func() (*Record, error) { // nowhere
+		for _, planned := range p.Interfaces {
+			r.Interfaces = append(r.Interfaces, InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint})
+		}
+		return n.recordKept(r, old, p)
+	}
+
 	n.progress("file system")
 	err := datapath.EnsureBPFFS(n.BPFFS)
 	if err == nil {
@@ -38,21 +46,22 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	if err != nil {
 		problem := bpffsProblem(err)
 		fail(problem.Code, problem.Remedy, err)
-		for _, planned := range p.Interfaces {
-			r.Interfaces = append(r.Interfaces, InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint})
+		if n.movedPins(old) != nil {
+			return got() // what is pinned in the former file system stays in force
 		}
 		// Programs of ours, if there were any, went away with their pins; the way out must not stay untracked alone.
 		if err := nft.Remove(); err != nil && !errors.Is(err, nft.ErrNotSupported) {
 			fail(ProblemTable, "delete it: `nft delete table inet "+nft.TableName+"`", err)
 		}
-		return n.record(r, p)
+		old = nil
+		return got()
 	}
 
 	n.progress("tables of generation %d", p.Generation)
 	generation, err := pins.NewGeneration(p.Generation, p.Rules.Ingress, p.Image, c.Mark)
 	if err != nil {
 		fail(ProblemNotAttached, "see the message; the policy in force stays in force", err)
-		return n.recordKept(r, old, p)
+		return got()
 	}
 	defer generation.Close()
 
@@ -83,8 +92,16 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 					Remedy:  remedyFor(planned, e),
 				})
 			}
-		case errors.Is(err, datapath.ErrForeignXDP):
-			fail(ProblemForeignXDP, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %s", planned.Name, planned.ForeignName))
+		case errors.Is(err, datapath.ErrNotLoaded) && len(keep) == 0:
+			// The kernel refuses the program, and would on every interface. Nothing was changed yet.
+			fail(ProblemNotAttached, "see the message; the policy in force stays in force", err)
+			if err := generation.Discard(); err != nil {
+				n.Log.Warn("pins stay", "error", err)
+			}
+			r.Interfaces = nil
+			return got()
+		case errors.Is(err, datapath.ErrForeignXDP) && !slices.Contains(planned.Modes, datapath.Classifier):
+			fail(ProblemForeignXDP, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %s", planned.Name, cmp.Or(planned.ForeignName, err.Error())))
 		default:
 			fail(ProblemNotAttached, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %w", planned.Name, err))
 		}
@@ -146,7 +163,7 @@ func (n *Node) record(r *Record, p *Plan) (*Record, error) {
 
 func newRecord(version string, c *config.Config, p *Plan, old *Record) *Record {
 	r := &Record{
-		Version: version, Applied: time.Now().UTC(), Config: configHash(c), Policy: p.Policy,
+		Version: version, Applied: time.Now().UTC(), Config: configHash(c), Tried: configHash(c), Policy: p.Policy,
 		Generation: p.Generation, Network: c.Network, Networks: map[string]string{},
 		Annotations: c.Annotations, Files: p.Files, Rules: len(p.Rules.Ingress) + len(p.Rules.Egress),
 		Problems: slices.Clone(p.Problems),
@@ -164,6 +181,7 @@ func (n *Node) recordKept(failed, old *Record, p *Plan) (*Record, error) {
 		return n.record(failed, p)
 	}
 	kept := *old
+	kept.Version, kept.Tried, kept.Applied = failed.Version, failed.Tried, failed.Applied
 	kept.Problems, kept.Broken = failed.Problems, anyBroken(failed.Problems)
 	if err := writeFile(n.RunDir, recordFile, &kept); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
@@ -15,31 +16,69 @@ import (
 	"github.com/untracked-cni/untracked/pkg/nft"
 )
 
-// drift says in words where the node does not match the config, by reading only; it says nothing on a node
-// that needs nothing done. It is on the path of every pod start.
-func (n *Node) drift(c *config.Config, r *Record) []string {
-	if r == nil {
-		return []string{"no policy has been applied"}
+// drift is where the node does not match a config, kind by kind.
+type drift struct {
+	// config: another policy is asked for, or another version asks.
+	config []string
+	// network: the same policy is asked for by a network that the record does not have.
+	network []string
+	// broken: the last apply could not do it all.
+	broken []string
+	// files: a file that the policy was read from changed.
+	files []string
+	// datapath: what was set up is no longer as it was.
+	datapath []string
+}
+
+func (d *drift) words() []string {
+	return slices.Concat(d.config, d.network, d.broken, d.files, d.datapath)
+}
+
+func (d *drift) onlyNetwork() bool { return len(d.network) == len(d.words()) }
+
+// retryAfter is how long a node that could not do it all is left alone, when nothing changed meanwhile: an attempt
+// is a whole apply, and a hundred pods may be starting.
+const retryAfter = 30 * time.Second
+
+// settled reports whether a caller that began at start has nothing to do. Where the policy is required, it makes an
+// attempt of its own, or takes the result of one that was made while it waited for the lock.
+func (d *drift) settled(c *config.Config, r *Record, start time.Time) bool {
+	if len(d.words()) > len(d.broken) {
+		return false
 	}
-	var out []string
-	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	return len(d.broken) == 0 || r.Applied.After(start) || !c.Required && time.Since(r.Applied) < retryAfter
+}
+
+// drift compares by reading only. It is on the path of every pod start.
+func (n *Node) drift(c *config.Config, r *Record) *drift {
+	if r == nil {
+		return &drift{config: []string{"no policy has been applied"}}
+	}
+	d := &drift{datapath: n.datapathDrift(c, r)}
 	hash := configHash(c)
 	switch {
 	case r.Version != n.Version:
-		add("applied by version %s, this is %s", r.Version, n.Version)
+		d.config = []string{fmt.Sprintf("applied by version %s, this is %s", r.Version, n.Version)}
+	case r.Config != hash && r.Broken && r.Tried == hash:
+		d.broken = []string{"the last attempt at this policy failed"}
 	case r.Config != hash:
-		add("the annotations changed")
+		d.config = []string{"the annotations changed"}
 	case r.Networks[c.Network] != hash:
-		add("network %s has not been seen with this policy", c.Network)
-	case r.Broken:
-		add("the last apply met problems")
+		d.network = []string{fmt.Sprintf("network %s has not been seen with this policy", c.Network)}
+	}
+	if r.Broken {
+		d.broken = append(d.broken, "the last apply met problems")
+		mended := func(p Problem) bool { return p.Code == ProblemBPFFS && datapath.IsBPFFS(n.BPFFS) }
+		if slices.ContainsFunc(r.Problems, mended) {
+			d.datapath = append(d.datapath, "there is a BPF file system now")
+		}
 	}
 	for _, f := range r.Files {
 		if now, err := stampOf(f.Path); err != nil || now != f {
-			add("%s changed", f.Path)
+			d.files = append(d.files, f.Path+" changed")
 		}
 	}
-	return append(out, n.datapathDrift(c, r)...)
+	return d
 }
 
 // datapathDrift is the part of drift that does not depend on what the annotations say, only on what was done.
@@ -73,15 +112,16 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 		case is.Index != was.Index:
 			add("interface %s was re-created", was.Name)
 			continue
-		case !was.installed():
+		}
+		if was.ForeignXDP != 0 && is.XDP.ProgID != was.ForeignXDP {
+			add("interface %s: the other XDP program is gone", was.Name)
+		}
+		if !was.installed() {
 			continue
 		}
 		if err := pins.Verify(was.Index, was.Attached); err != nil {
 			add("interface %s lost its program: %v", was.Name, err)
 			continue
-		}
-		if was.ForeignXDP != 0 && is.XDP.ProgID != was.ForeignXDP {
-			add("interface %s: the other XDP program is gone", was.Name)
 		}
 		if was.Attached.Mode != datapath.Classifier && c.Mode == config.ModeAuto {
 			if lacks, err := pins.LacksMetadata(was.Index, was.Generation); err != nil {

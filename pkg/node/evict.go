@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -14,6 +15,9 @@ import (
 	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
+
+// routeTimeout bounds each question for a route.
+const routeTimeout = 5 * time.Second
 
 // evict deletes the conntrack entries of flows that the rules now leave untracked, and returns how many there
 // were. Otherwise they would stay until they time out, for days with TCP, and fill the table as before.
@@ -30,6 +34,9 @@ func evict(rules policy.Rules, installed []InterfaceRecord) (int, error) {
 		return 0, fmt.Errorf("open rtnetlink socket: %w", err)
 	}
 	defer routes.Close()
+	if err := routes.SetSocketTimeout(routeTimeout); err != nil {
+		return 0, fmt.Errorf("set timeout of rtnetlink socket: %w", err)
+	}
 	m := flowMatcher{rules: rules, local: make(map[netip.Addr]bool, len(addresses))}
 	for _, a := range addresses {
 		m.local[a] = true

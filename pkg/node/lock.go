@@ -25,7 +25,7 @@ func lock(ctx context.Context, runDir string) (unlock func(), err error) {
 		if err := os.MkdirAll(runDir, 0o700); err != nil {
 			return nil, fmt.Errorf("create run directory: %w", err)
 		}
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil {
 				continue // remove took the directory away in between

@@ -69,19 +69,24 @@ func (r *Result) Broken() bool { return anyBroken(r.Problems) }
 // An error is about the config (a *config.Error), the lock (ErrLocked) or the run directory; what is wrong with
 // the datapath is in the result's problems, and leaves in force whatever was.
 func (n *Node) Ensure(ctx context.Context, c *config.Config) (*Result, error) {
+	start := time.Now()
 	record, err := readRecord(n.RunDir)
 	if err != nil {
 		return nil, err
 	}
-	if reasons := n.drift(c, record); len(reasons) == 0 {
+	if d := n.drift(c, record); d.settled(c, record, start) {
 		return &Result{Record: record, Problems: record.problems()}, nil
 	}
-	return n.Apply(ctx, c, false)
+	return n.ensure(ctx, c, start, false)
 }
 
-// Apply is Ensure under the lock. With force it applies even where nothing seems to have changed, and forgets
-// networks and interfaces that the config does not name: an operator has spoken.
-func (n *Node) Apply(ctx context.Context, c *config.Config, force bool) (*Result, error) {
+// Apply is Ensure under the lock, even where nothing seems to have changed. It forgets networks and interfaces that
+// the config does not name: an operator has spoken.
+func (n *Node) Apply(ctx context.Context, c *config.Config) (*Result, error) {
+	return n.ensure(ctx, c, time.Now(), true)
+}
+
+func (n *Node) ensure(ctx context.Context, c *config.Config, start time.Time, force bool) (*Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	unlock, err := lock(ctx, n.RunDir)
@@ -94,10 +99,16 @@ func (n *Node) Apply(ctx context.Context, c *config.Config, force bool) (*Result
 	if err != nil {
 		return nil, err
 	}
-	reasons := n.drift(c, record)
-	if len(reasons) == 0 && !force {
+	d := n.drift(c, record)
+	if !force && d.settled(c, record, start) {
 		return &Result{Record: record, Problems: record.problems()}, nil
 	}
+	if !force && d.onlyNetwork() {
+		// The same policy on one more network: there is nothing to do but to know it.
+		record.Networks[c.Network], record.Network = record.Config, c.Network
+		return &Result{Record: record, Problems: record.problems()}, writeFile(n.RunDir, recordFile, record)
+	}
+	reasons := d.words()
 	if len(reasons) == 0 {
 		reasons = []string{"asked for"}
 	}
@@ -116,9 +127,26 @@ func (n *Node) Apply(ctx context.Context, c *config.Config, force bool) (*Result
 	return &Result{Changed: true, Reasons: reasons, Record: record, Problems: record.problems()}, nil
 }
 
-// Check returns what is not as the policy wants it, by reading only. A datapath that could not be set up is no
-// drift unless the config says required; nor is another network's policy, applied after this one.
-func (n *Node) Check(c *config.Config) ([]string, error) {
+// Check returns what is not as the policy wants it. A datapath that could not be set up is no drift unless the
+// config says required; nor is another network's policy, applied after this one, or a list that was edited since
+// and that the next ADD will read. It changes nothing, but where something is amiss it waits for the caller that
+// may be about to put it right, and looks again: on some runtimes a failing CHECK fails the pod.
+func (n *Node) Check(ctx context.Context, c *config.Config) ([]string, error) {
+	drift, err := n.checkOnce(c)
+	if _, never := os.Stat(n.RunDir); err != nil || len(drift) == 0 || never != nil {
+		return drift, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	unlock, err := lock(ctx, n.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return n.checkOnce(c)
+}
+
+func (n *Node) checkOnce(c *config.Config) ([]string, error) {
 	record, err := readRecord(n.RunDir)
 	if err != nil {
 		return nil, err
@@ -126,28 +154,37 @@ func (n *Node) Check(c *config.Config) ([]string, error) {
 	if record == nil {
 		return []string{"no policy has been applied"}, nil
 	}
+	if c.Required {
+		return n.drift(c, record).words(), nil
+	}
 	hash := configHash(c)
-	if record.Config != hash && record.Networks[c.Network] == hash {
+	superseded := record.Config != hash && record.Networks[c.Network] == hash
+	if superseded {
 		n.Log.Warn("another network's policy is in force", "network", record.Network)
+	}
+	if superseded || record.Broken {
+		// What was achieved is what there is to check.
 		if c, err = record.config(); err != nil {
 			return []string{err.Error()}, nil
 		}
-		c.Required = false
+		return n.datapathDrift(c, record), nil
 	}
-	if !c.Required {
-		record.Broken = false
-	}
-	return n.drift(c, record), nil
+	d := n.drift(c, record)
+	d.files = nil
+	return d.words(), nil
 }
 
-// Ready returns an error if an Apply of this config would leave the node without its policy, as far as can be
-// told by reading.
+// brokenEvidence is how long a failed apply says anything about the next one.
+const brokenEvidence = 10 * time.Second
+
+// Ready returns an error if an ADD of this config failed a moment ago to put the policy in force. Older evidence says
+// nothing: while a runtime holds pods back because of this very error, no ADD comes to renew it.
 func (n *Node) Ready(c *config.Config) error {
 	record, err := readRecord(n.RunDir)
 	if err != nil {
 		return err
 	}
-	if record == nil || !record.Broken {
+	if record == nil || !record.Broken || record.Tried != configHash(c) || time.Since(record.Applied) > brokenEvidence {
 		return nil
 	}
 	var broken []string

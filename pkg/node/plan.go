@@ -71,9 +71,12 @@ func (o *Observed) foreignXDP() bool {
 	return o.XDP.Attached && (o.OwnXDP == 0 || o.XDP.ProgID != o.OwnXDP)
 }
 
-// driversWithoutMetadata prepare their XDP buffers without room for metadata, so the verdict cannot travel to tc.
-// (Linux drivers/net/ethernet/amazon/ena: xdp_prepare_buff(…, meta_valid = false).)
-var driversWithoutMetadata = []string{"ena"}
+// driversWithMetadata hand what XDP writes in front of a packet on to its skb (skb_metadata_set() in their receive
+// path). Many others do not, ena, gve and hv_netvsc among them: there, packets would arrive tracked and leave
+// untracked until the first refusal is noticed.
+var driversWithMetadata = []string{
+	"veth", "tun", "virtio_net", "bonding", "mlx5_core", "i40e", "ice", "igb", "igc", "ixgbe", "nfp", "bnxt_en",
+}
 
 // MakePlan decides what to do: pure. pinned are the interface indexes that have our programs.
 func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned []int) (*Plan, error) {
@@ -93,6 +96,16 @@ func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned 
 		p.Problems = append(p.Problems, problems...)
 	}
 	p.skipBridges(observed)
+	for _, o := range observed {
+		above := func(p Observed) bool { return p.Index == o.Master.Index }
+		if o.Master.Index != 0 && !slices.ContainsFunc(observed, above) {
+			p.Problems = append(p.Problems, Problem{
+				Code:    ProblemUpper,
+				Message: fmt.Sprintf("%s is part of %s, which is not in the policy: what arrives there is denied but not untracked", o.Name, o.Master.Name),
+				Remedy:  fmt.Sprintf("name %s, too, in %sinterfaces", o.Master.Name, config.Prefix),
+			})
+		}
+	}
 	for _, index := range pinned {
 		if !slices.ContainsFunc(p.Interfaces, func(i PlannedInterface) bool { return i.Index == index && len(i.Modes) > 0 }) {
 			p.Leave = append(p.Leave, index)
@@ -125,12 +138,22 @@ func planInterface(mode config.Mode, o Observed) (PlannedInterface, []Problem) {
 	default:
 		i.Modes = []datapath.Mode{datapath.Native, datapath.Classifier}
 	}
-	noMetadata := o.LacksMetadata || slices.Contains(driversWithoutMetadata, o.Driver)
+	noMetadata := o.LacksMetadata || !slices.Contains(driversWithMetadata, o.Driver) ||
+		o.Driver == "mlx5_core" && o.MTU > maxPlainMTU // whose multi-buffer packets have no linear headers
 	var problems []Problem
-	if noMetadata && i.Modes[0] != datapath.Classifier {
+	if o.LinkType != "ether" && o.LinkType != "loopback" && !o.Layer3 {
+		i.Modes = nil
+		return i, append(problems, Problem{
+			Code:    ProblemNotAttached,
+			Message: fmt.Sprintf("%s is without the policy: its link layer, %s, is not supported", o.Name, o.LinkType),
+			Remedy:  fmt.Sprintf("leave it out of %sinterfaces", config.Prefix),
+			Broken:  true,
+		})
+	}
+	if noMetadata && i.Modes[0] != datapath.Classifier && !o.Layer3 {
 		problems = append(problems, Problem{
 			Code:    ProblemNoMetadata,
-			Message: fmt.Sprintf("%s: driver %q carries no metadata from XDP to tc, so XDP cannot say which packets are untracked", o.Name, o.Driver),
+			Message: fmt.Sprintf("%s: driver %q is not known to carry metadata from XDP to tc, so XDP could not say which packets are untracked", o.Name, o.Driver),
 			Remedy:  fmt.Sprintf("none is needed with %smode auto or tc: the tc program classifies there", config.Prefix),
 		})
 	}
@@ -222,8 +245,8 @@ func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
 		if observed[i].foreignXDP() {
 			observed[i].XDPName = datapath.ProgramName(f.XDP.ProgID)
 		}
-		if counts, err := pins.Counts(f.Index); err == nil {
-			observed[i].LacksMetadata = counts.NoMetadata > 0
+		if was := r.on(f); was != nil {
+			observed[i].LacksMetadata, _ = pins.LacksMetadata(f.Index, was.Generation)
 		}
 	}
 	p, err := MakePlan(c, rules, observed, pinned)
@@ -295,7 +318,7 @@ func (n *Node) PlanFor(c *config.Config) (reasons []string, p *Plan, err error) 
 			p.Problems = append(p.Problems, bpffsProblem(err))
 		}
 	}
-	return n.drift(c, record), p, nil
+	return n.drift(c, record).words(), p, nil
 }
 
 // IsConfigError reports whether err is about what the operator wrote.

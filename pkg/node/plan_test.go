@@ -34,7 +34,7 @@ func parse(t *testing.T, annotations map[string]string) *config.Config {
 }
 
 func observed(name string, index int, change func(*Observed)) Observed {
-	o := Observed{Interface: hostif.Interface{Name: name, Index: index, MTU: 1500, Driver: "virtio_net"}}
+	o := Observed{Interface: hostif.Interface{Name: name, Index: index, MTU: 1500, Driver: "virtio_net", LinkType: "ether"}}
 	o.SelectedBy = []hostif.Selector{{Kind: hostif.ByDefaultRoute}}
 	if change != nil {
 		change(&o)
@@ -63,7 +63,7 @@ func TestPlanModes(t *testing.T) {
 		{"a foreign program", "auto", foreign, []datapath.Mode{tc}, ProblemForeignXDP, false},
 		{"a foreign program, native wanted", "native", foreign, []datapath.Mode{native}, "", false},
 		{"a foreign program does not matter in tc", "tc", foreign, []datapath.Mode{tc}, "", false},
-		{"a tunnel", "auto", func(o *Observed) { o.Layer3 = true }, []datapath.Mode{tc}, "", false},
+		{"a tunnel", "auto", func(o *Observed) { o.Layer3, o.LinkType = true, "none" }, []datapath.Mode{tc}, "", false},
 		{"a driver known for no metadata", "auto", func(o *Observed) { o.Driver = "ena" }, []datapath.Mode{tc}, ProblemNoMetadata, false},
 		{"a driver seen to refuse metadata", "auto", func(o *Observed) { o.LacksMetadata = true }, []datapath.Mode{tc}, ProblemNoMetadata, false},
 		{"the same, native wanted", "native", func(o *Observed) { o.LacksMetadata = true }, []datapath.Mode{native}, ProblemNoMetadata, false},

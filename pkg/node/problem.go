@@ -32,6 +32,7 @@ const (
 	ProblemFailsafePort  = "failsafe-port"
 	ProblemEmptyPolicy   = "empty-policy"
 	ProblemBridge        = "bridge"
+	ProblemUpper         = "upper-interface"
 	ProblemConntrackFull = "conntrack-nearly-full"
 )
 

@@ -12,8 +12,11 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/hostif"
 )
 
 // Record is what the last complete apply did: by it, the next call can tell whether anything changed without
@@ -23,7 +26,9 @@ type Record struct {
 	Version string    `json:"version"`
 	Applied time.Time `json:"applied"`
 	// Config identifies the policy annotations, Policy the rules they gave.
-	Config     string `json:"config"`
+	Config string `json:"config"`
+	// Tried is the Config of the last attempt, which is another where that got nowhere.
+	Tried      string `json:"tried"`
 	Policy     string `json:"policy"`
 	Generation uint64 `json:"generation"`
 	// Network is the last caller's, whose policy is in force; Networks has the Config of every network seen.
@@ -76,6 +81,19 @@ func stampOf(path string) (FileStamp, error) {
 	}
 	st := info.Sys().(*syscall.Stat_t)
 	return FileStamp{path, st.Size, st.Mtim.Nano(), st.Ctim.Nano(), st.Ino}, nil
+}
+
+// on is what the record has of an interface that is still the same, nil if it has nothing.
+func (r *Record) on(i hostif.Interface) *InterfaceRecord {
+	if r == nil {
+		return nil
+	}
+	for n := range r.Interfaces {
+		if was := &r.Interfaces[n]; was.Index == i.Index && was.Name == i.Name {
+			return was
+		}
+	}
+	return nil
 }
 
 // bpffs is where the programs were pinned.
@@ -132,7 +150,12 @@ func writeFile(runDir, name string, content any) error {
 	}
 	// Only the holder of the lock writes, so the temporary name needs no randomness: a killed caller's is reused.
 	tmp := filepath.Join(runDir, name+".tmp")
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	if err := os.Rename(tmp, filepath.Join(runDir, name)); err != nil {

@@ -23,8 +23,8 @@ func (n *Node) present() bool {
 	return !errors.Is(err, nft.ErrNoTable)
 }
 
-// remove goes the other way round than apply: the record first, so that a killed remove is seen as nothing
-// applied, and programs before the table, so that no flow loses only its way out.
+// remove takes the record first, so that a killed remove is seen as nothing applied, and then the table with both
+// ways' notrack before the programs: whatever is left halfway, no flow is untracked in one direction only.
 func (n *Node) remove() error {
 	record, err := readRecord(n.RunDir)
 	if err != nil {
@@ -33,13 +33,13 @@ func (n *Node) remove() error {
 	if err := n.removeFiles(recordFile); err != nil {
 		return err
 	}
+	if err = nft.Remove(); errors.Is(err, nft.ErrNotSupported) {
+		err = nil
+	}
 	if moved := n.movedPins(record); moved != nil { // pinned where the conf list said, whatever --bpffs says
-		err = moved.Remove()
+		err = errors.Join(err, moved.Remove())
 	}
 	err = errors.Join(err, n.pins().Remove())
-	if tableErr := nft.Remove(); tableErr != nil && !errors.Is(tableErr, nft.ErrNotSupported) {
-		err = errors.Join(err, tableErr)
-	}
 	if err != nil {
 		return err
 	}

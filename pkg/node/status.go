@@ -74,6 +74,14 @@ func (n *Node) Status() (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	if record == nil && n.present() {
+		s.add(Problem{
+			Code: ProblemNotApplied, Message: "programs or a table of untracked are on this node without a record of what was applied", Broken: true,
+			Remedy: "run `untracked apply CONFLIST`, or `untracked remove`",
+		})
+		s.addFill()
+		return s, nil
+	}
 	if record == nil {
 		s.add(Problem{
 			Code: ProblemNotApplied, Message: "no policy has been applied to this node", Broken: true,
@@ -108,7 +116,7 @@ func (n *Node) statusDrift(r *Record) []string {
 	same := *r
 	same.Broken, same.Config, same.Version = false, configHash(c), n.Version
 	same.Networks = map[string]string{c.Network: same.Config}
-	return n.drift(c, &same)
+	return n.drift(c, &same).words()
 }
 
 func (n *Node) interfaceStatus(i *InterfaceRecord) InterfaceStatus {

@@ -36,9 +36,10 @@ func appendMirrors(to, from []Rule) []Rule {
 }
 
 // IsForAnswers reports whether an ingress rule lets the answers to calls of this host through: it allows what
-// comes from certain ports of others, to any port here.
+// comes from certain TCP or UDP ports of others, to any port here.
 func (r *Rule) IsForAnswers() bool {
-	return r.Action == Allow && r.Source.Ports != nil && r.Destination.Ports == nil
+	return r.Action == Allow && r.Source.Ports != nil && r.Destination.Ports == nil &&
+		r.Protocol != nil && (*r.Protocol == TCP || *r.Protocol == UDP)
 }
 
 // mirror is the rule that matches the replies to what r matches.

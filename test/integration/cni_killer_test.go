@@ -74,7 +74,7 @@ func cniApplyUntil(text string) int {
 			select {}
 		}
 	}}
-	if _, err := n.Apply(context.Background(), c, false); err != nil {
+	if _, err := n.Ensure(context.Background(), c); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return cniFailed
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/node"
@@ -51,8 +52,12 @@ func cmdAdd(args *skel.CmdArgs) (err error) {
 	n, done := open(c)
 	defer done()
 	result, err := n.Ensure(context.Background(), c)
-	if err != nil {
+	if err != nil && (c.Required || node.IsConfigError(err) || errors.Is(err, node.ErrLocked)) {
 		return toCNI(err)
+	}
+	if err != nil {
+		n.Log.Error("the policy could not be put in force; the pod starts all the same", "error", err)
+		return printResult(c)
 	}
 	for _, p := range result.Problems {
 		if result.Changed || p.Broken {
@@ -77,7 +82,7 @@ func cmdCheck(args *skel.CmdArgs) (err error) {
 	}
 	n, done := open(c)
 	defer done()
-	drift, err := n.Check(c)
+	drift, err := n.Check(context.Background(), c)
 	if err != nil {
 		return toCNI(err)
 	}
@@ -171,7 +176,9 @@ func openLog(path string, level slog.Level) (log *slog.Logger, done func()) {
 	var w io.Writer = os.Stderr
 	done = func() {}
 	if path != "" {
-		if f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640); err == nil {
+		// A pipe that nobody reads must not hold a pod up.
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o640)
+		if err == nil {
 			w, done = f, func() { f.Close() }
 		} else {
 			fmt.Fprintf(os.Stderr, "untracked: open log file: %v\n", err)
