@@ -169,7 +169,8 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 	if t.ForeignXDP {
 		return nil, errors.Join(ErrForeignXDP, p.detach(t.Index, xdpPin))
 	}
-	restore := p.former(t)
+	former := p.former(t)
+	defer former.Close() // nil has nothing to close
 	if err := p.detach(t.Index, xdpPin); err != nil {
 		return nil, err
 	}
@@ -203,7 +204,7 @@ func (p *Pins) attachXDP(t Target, mode Mode, load func(Kind) (*ebpf.Program, er
 		}
 		return program, nil
 	}
-	return nil, errors.Join(fmt.Errorf("attach xdp to %s: %w", t.Name, first), restore())
+	return nil, errors.Join(fmt.Errorf("attach xdp to %s: %w", t.Name, first), p.restore(t, former))
 }
 
 func xdpFlags(mode Mode) link.XDPAttachFlags {
@@ -213,26 +214,30 @@ func xdpFlags(mode Mode) link.XDPAttachFlags {
 	return link.XDPDriverMode
 }
 
-// former remembers our program on an XDP hook, for when no other can be had.
-func (p *Pins) former(t Target) (restore func() error) {
-	none := func() error { return nil }
+// former is our program on an XDP hook, for when no other can be had; nil if there is none. The caller closes it.
+func (p *Pins) former(t Target) *ebpf.Program {
 	id := p.OwnXDP(t.Index)
 	if id == 0 {
-		return none
+		return nil
 	}
 	program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
 	if err != nil {
-		return none
+		return nil
 	}
-	return func() error {
-		defer program.Close()
-		l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: t.Index, Flags: xdpFlags(t.XDPMode)})
-		if err != nil {
-			return fmt.Errorf("attach the former program to %s: %w", t.Name, err)
-		}
-		defer l.Close()
-		return l.Pin(filepath.Join(p.of(t.Index), xdpPin))
+	return program
+}
+
+// restore attaches the former program again.
+func (p *Pins) restore(t Target, former *ebpf.Program) error {
+	if former == nil {
+		return nil
 	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: former, Interface: t.Index, Flags: xdpFlags(t.XDPMode)})
+	if err != nil {
+		return fmt.Errorf("attach the former program to %s: %w", t.Name, err)
+	}
+	defer l.Close()
+	return l.Pin(filepath.Join(p.of(t.Index), xdpPin))
 }
 
 // attachTC puts a program on the ingress of tc: by tcx (Linux 6.6), in front of everybody else's, or else as a

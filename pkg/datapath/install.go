@@ -114,31 +114,21 @@ func (i *installer) installXDP(mode Mode) (Attached, error) {
 		}
 		return programs[kind], nil
 	}
-	var xdp *ebpf.Program
-	attach := func() (err error) {
-		xdp, err = i.pins.attachXDP(i.target, mode, load)
-		return err
-	}
 	mark, err := LoadProgram(Mark, i.options)
 	if err != nil {
 		return Attached{}, err
 	}
 	defer mark.Close()
 
-	// Before the tc classifier makes way for the hand-over, XDP must classify, or packets would slip through.
-	if i.pins.OwnXDP(i.target.Index) == 0 {
-		if err := attach(); err != nil {
-			return Attached{}, err
-		}
+	// XDP first: where it is refused nothing was changed, and where it takes over from the tc classifier, no packet
+	// slips through between the two.
+	xdp, err := i.pins.attachXDP(i.target, mode, load)
+	if err != nil {
+		return Attached{}, err
 	}
 	clsact, err := i.pins.attachTC(i.target, mark)
 	if err != nil {
 		return Attached{}, errors.Join(err, i.pins.detach(i.target.Index, xdpPin))
-	}
-	if xdp == nil {
-		if err := attach(); err != nil {
-			return Attached{}, err
-		}
 	}
 	a := Attached{Mode: mode, Clsact: clsact}
 	if a.XDP, err = programID(xdp); err != nil {

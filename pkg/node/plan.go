@@ -150,7 +150,7 @@ func planInterface(mode config.Mode, o Observed) (PlannedInterface, []Problem) {
 			Broken:  true,
 		})
 	}
-	if noMetadata && i.Modes[0] != datapath.Classifier && !o.Layer3 {
+	if noMetadata && i.Modes[0] == datapath.Native && !o.Layer3 {
 		problems = append(problems, Problem{
 			Code:    ProblemNoMetadata,
 			Message: fmt.Sprintf("%s: driver %q is not known to carry metadata from XDP to tc, so XDP could not say which packets are untracked", o.Name, o.Driver),

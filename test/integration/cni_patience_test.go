@@ -88,3 +88,23 @@ func TestCNIPlantedFiles(t *testing.T) {
 		t.Errorf("the record was written through a link: %s", text)
 	}
 }
+
+// A change to a mode that the interface does not have leaves what is in force as it was.
+func TestCNIRefusedModeChange(t *testing.T) {
+	l, chain, pod := cniChain(t, cniPolicy("interfaces", "lo", "mode", "generic"))
+	cniAdd(t, chain, pod)
+	before := must(lab.ReadHooks(l.Node, "lo"))(t)
+	if before.XDP == 0 || !before.Generic {
+		t.Fatalf("generic XDP on lo: %+v", before)
+	}
+	check(t, chain.Rewrite(lab.ChainConfig{Annotations: cniPolicy("interfaces", "lo", "mode", "native")}))
+	cniAdd(t, chain, pod)
+	after := must(lab.ReadHooks(l.Node, "lo"))(t)
+	if after.XDP != before.XDP || !after.Generic {
+		t.Errorf("hooks were %+v, are %+v", before, after)
+	}
+	s, exit := cniStatus(t, l)
+	if exit != 1 || cniProblem(s, node.ProblemNotAttached) == nil || !s.Interfaces[0].Attached || s.Interfaces[0].Mode != "generic" {
+		t.Errorf("status: exit status %d, %+v", exit, s)
+	}
+}
