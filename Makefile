@@ -24,7 +24,7 @@ generate: ## compile the BPF programs and their bindings again (needs clang, llv
 	BPF2GO_CFLAGS='$(BPF2GO_CFLAGS)' $(GO) generate ./bpf
 
 test: build test-tools ## everything: pure packages, programs in the kernel, real traffic, real runtimes (as root)
-	$(GO) test -timeout 30m ./...
+	$(GO) test -count=1 -timeout 30m ./...
 
 # What some tests compare with or put to work. Tests that lack a tool say so and skip.
 TEST_TOOLS := ip:iproute2 nft:nftables conntrack:conntrack redis-server:redis-server redis-benchmark:redis-tools

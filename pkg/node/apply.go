@@ -24,127 +24,182 @@ import (
 // Arriving packets change over before leaving ones: the reply to an untracked packet that is still tracked for
 // a moment is harmless, a tracked connection whose replies conntrack never sees is not.
 func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
-	r := newRecord(n.Version, c, p, old)
-	fail := func(code, remedy string, err error) {
-		n.Log.Error("apply", "problem", code, "error", err)
-		r.Problems = append(r.Problems, Problem{Code: code, Message: err.Error(), Remedy: remedy, Broken: true})
+	a := &applier{Node: n, config: c, plan: p, old: old, result: newRecord(n.Version, c, p, old), keep: map[int]uint64{}}
+	if !a.prepare() {
+		return a.gotNowhere()
 	}
-	pins := n.pins()
-
-	got := func() (*Record, error) { // nowhere
-		for _, planned := range p.Interfaces {
-			r.Interfaces = append(r.Interfaces, InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint})
-		}
-		return n.recordKept(r, old, p)
+	defer a.generation.Close()
+	if !a.install() {
+		return a.gotNowhere()
 	}
+	if a.writeTable() {
+		a.evict()
+	}
+	a.tidy()
+	return n.record(a.result, p)
+}
 
-	n.progress("file system")
-	err := datapath.EnsureBPFFS(n.BPFFS)
+// applier is one apply under way.
+type applier struct {
+	*Node
+	config *config.Config
+	plan   *Plan
+	// old is the record of what is in force, nil if nothing is.
+	old *Record
+	// result is the record to be, filled step by step.
+	result     *Record
+	generation *datapath.Generation
+	// keep has the interfaces that have a policy, and the generation in force there.
+	keep map[int]uint64
+}
+
+// fail notes a problem that leaves some of the policy out of force.
+func (a *applier) fail(code, remedy string, err error) {
+	a.Log.Error("apply", "problem", code, "error", err)
+	a.result.Problems = append(a.result.Problems, Problem{Code: code, Message: err.Error(), Remedy: remedy, Broken: true})
+}
+
+// prepare makes everything that can be made without changing what is in force.
+func (a *applier) prepare() bool {
+	a.progress("file system")
+	err := datapath.EnsureBPFFS(a.BPFFS)
 	if err == nil {
-		err = pins.Create()
+		err = a.pins().Create()
 	}
 	if err != nil {
 		problem := bpffsProblem(err)
-		fail(problem.Code, problem.Remedy, err)
-		if n.movedPins(old) != nil {
-			return got() // what is pinned in the former file system stays in force
+		a.fail(problem.Code, problem.Remedy, err)
+		if a.movedPins(a.old) != nil {
+			return false // what is pinned in the former file system stays in force
 		}
 		// Programs of ours, if there were any, went away with their pins; the way out must not stay untracked alone.
 		if err := nft.Remove(); err != nil && !errors.Is(err, nft.ErrNotSupported) {
-			fail(ProblemTable, "delete it: `nft delete table inet "+nft.TableName+"`", err)
+			a.fail(ProblemTable, "delete it: `nft delete table inet "+nft.TableName+"`", err)
 		}
-		old = nil
-		return got()
+		a.old = nil
+		return false
 	}
 
-	n.progress("tables of generation %d", p.Generation)
-	generation, err := pins.NewGeneration(p.Generation, p.Rules.Ingress, p.Image, c.Mark)
+	a.progress("tables of generation %d", a.plan.Generation)
+	a.generation, err = a.pins().NewGeneration(a.plan.Generation, a.plan.Rules.Ingress, a.plan.Image, a.config.Mark)
 	if err != nil {
-		fail(ProblemNotAttached, "see the message; the policy in force stays in force", err)
-		return got()
+		a.fail(ProblemNotAttached, staysRemedy, err)
 	}
-	defer generation.Close()
+	return err == nil
+}
 
-	if moved := n.movedPins(old); moved != nil {
+const staysRemedy = "see the message; the policy in force stays in force"
+
+// install changes the interfaces over, one by one. It returns false, with nothing changed, where the kernel refuses
+// the program as such.
+func (a *applier) install() bool {
+	if moved := a.movedPins(a.old); moved != nil {
 		// Two links cannot hold one hook: what was pinned elsewhere goes first, for a moment without policy.
-		n.progress("pins at %s", moved.Dir())
+		a.progress("pins at %s", moved.Dir())
 		if err := moved.Remove(); err != nil {
-			fail(ProblemNotAttached, "remove them by hand", fmt.Errorf("remove the pins of the former bpffs: %w", err))
+			a.fail(ProblemNotAttached, "remove them by hand", fmt.Errorf("remove the pins of the former bpffs: %w", err))
 		}
 	}
-
-	keep := map[int]uint64{} // interface index → the generation in force there
-	for _, planned := range p.Interfaces {
-		n.progress("programs of %s", planned.Name)
+	for _, planned := range a.plan.Interfaces {
+		a.progress("programs of %s", planned.Name)
 		i := InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint, ForeignXDP: planned.Foreign}
-		if len(planned.Modes) == 0 {
-			r.Interfaces = append(r.Interfaces, i)
-			continue
-		}
-		attached, refused, err := generation.Install(planned.Target(), planned.Modes)
-		switch {
-		case err == nil:
-			i.Attached, i.Generation = attached, p.Generation
-			for _, e := range refused {
-				r.Problems = append(r.Problems, Problem{
-					Code:    ProblemXDPRefused,
-					Message: fmt.Sprintf("%s: no %s XDP, so the %s program classifies: %v", planned.Name, planned.Modes[0], attached.Mode, e),
-					Remedy:  remedyFor(planned, e),
-				})
+		if len(planned.Modes) > 0 {
+			err := a.installOn(planned, &i)
+			if errors.Is(err, datapath.ErrNotLoaded) && len(a.keep) == 0 {
+				a.fail(ProblemNotAttached, staysRemedy, err)
+				if err := a.generation.Discard(); err != nil {
+					a.Log.Warn("pins stay", "error", err)
+				}
+				a.result.Interfaces = nil
+				return false
 			}
-		case errors.Is(err, datapath.ErrNotLoaded) && len(keep) == 0:
-			// The kernel refuses the program, and would on every interface. Nothing was changed yet.
-			fail(ProblemNotAttached, "see the message; the policy in force stays in force", err)
-			if err := generation.Discard(); err != nil {
-				n.Log.Warn("pins stay", "error", err)
+			if err != nil {
+				a.failInterface(planned, err)
 			}
-			r.Interfaces = nil
-			return got()
-		case errors.Is(err, datapath.ErrForeignXDP) && !slices.Contains(planned.Modes, datapath.Classifier):
-			fail(ProblemForeignXDP, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %s", planned.Name, cmp.Or(planned.ForeignName, err.Error())))
-		default:
-			fail(ProblemNotAttached, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %w", planned.Name, err))
-		}
-		if was, ok := old.stillGood(i, p.Policy, pins); !i.installed() && ok {
-			i = was
 		}
 		if i.installed() {
-			keep[i.Index] = i.Generation
+			a.keep[i.Index] = i.Generation
 		}
-		r.Interfaces = append(r.Interfaces, i)
+		a.result.Interfaces = append(a.result.Interfaces, i)
 	}
+	return true
+}
 
-	n.progress("table inet %s", nft.TableName)
-	table := r.table(c.Mark, p.Rules)
-	if err := table.Apply(); err != nil {
-		fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet; nft_socket for "+config.Prefix+"remote-ports)", err)
-	} else {
-		r.Table = table.Digest()
-	}
-
-	n.progress("counters")
-	for index := range keep {
-		if err := pins.Carry(index); err != nil {
-			n.Log.Warn("counters start anew", "error", err)
+// installOn installs the generation on an interface and records what came of it; where nothing did, but the rules
+// are those in force there, what was there.
+func (a *applier) installOn(planned PlannedInterface, i *InterfaceRecord) error {
+	attached, refused, err := a.generation.Install(planned.Target(), planned.Modes)
+	if err != nil {
+		if was, ok := a.old.stillGood(*i, a.plan.Policy, a.pins()); ok {
+			*i = was
 		}
+		return err
 	}
-
-	n.progress("conntrack")
-	if evicted, err := evict(p.Rules, r.Interfaces); err != nil {
-		r.Problems = append(r.Problems, Problem{
-			Code:    ProblemConntrack,
-			Message: fmt.Sprintf("evict conntrack entries of flows that are now untracked: %v", err),
-			Remedy:  "they expire by themselves; the kernel module nf_conntrack_netlink lets them be deleted at once",
+	i.Attached, i.Generation = attached, a.plan.Generation
+	for _, e := range refused {
+		a.result.Problems = append(a.result.Problems, Problem{
+			Code:    ProblemXDPRefused,
+			Message: fmt.Sprintf("%s: no %s XDP, so the %s program classifies: %v", planned.Name, planned.Modes[0], attached.Mode, e),
+			Remedy:  remedyFor(planned, e),
 		})
-	} else {
-		n.Log.Info("evicted conntrack entries", "entries", evicted)
 	}
+	return nil
+}
 
-	n.progress("clean")
-	if err := pins.Prune(p.Generation, keep); err != nil {
-		n.Log.Warn("pins of an earlier generation stay", "error", err)
+func (a *applier) failInterface(planned PlannedInterface, err error) {
+	code, why := ProblemNotAttached, err.Error()
+	if errors.Is(err, datapath.ErrForeignXDP) && !slices.Contains(planned.Modes, datapath.Classifier) {
+		code, why = ProblemForeignXDP, cmp.Or(planned.ForeignName, why)
 	}
-	return n.record(r, p)
+	a.fail(code, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %s", planned.Name, why))
+}
+
+// writeTable writes the other half of the datapath.
+func (a *applier) writeTable() bool {
+	a.progress("table inet %s", nft.TableName)
+	table := a.result.table(a.config.Mark, a.plan.Rules)
+	if err := table.Apply(); err != nil {
+		a.fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet; nft_socket for "+config.Prefix+"remote-ports)", err)
+		return false
+	}
+	a.result.Table = table.Digest()
+	return true
+}
+
+func (a *applier) evict() {
+	a.progress("conntrack")
+	evicted, err := evict(a.plan.Rules, a.result.Interfaces)
+	if err == nil {
+		a.Log.Info("evicted conntrack entries", "entries", evicted)
+		return
+	}
+	a.result.Problems = append(a.result.Problems, Problem{
+		Code:    ProblemConntrack,
+		Message: fmt.Sprintf("evict conntrack entries of flows that are now untracked: %v", err),
+		Remedy:  "they expire by themselves; the kernel module nf_conntrack_netlink lets them be deleted at once",
+	})
+}
+
+// tidy hands the counters on and removes what the generations before have left.
+func (a *applier) tidy() {
+	a.progress("counters")
+	for index := range a.keep {
+		if err := a.pins().Carry(index); err != nil {
+			a.Log.Warn("counters start anew", "error", err)
+		}
+	}
+	a.progress("clean")
+	if err := a.pins().Prune(a.plan.Generation, a.keep); err != nil {
+		a.Log.Warn("pins of an earlier generation stay", "error", err)
+	}
+}
+
+// gotNowhere records an apply that changed nothing.
+func (a *applier) gotNowhere() (*Record, error) {
+	for _, planned := range a.plan.Interfaces {
+		a.result.Interfaces = append(a.result.Interfaces, InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint})
+	}
+	return a.recordKept(a.result, a.old, a.plan)
 }
 
 // record commits: the rules first, so that a record never stands without them.
