@@ -41,6 +41,13 @@ type Node struct {
 // gives a plugin minutes.
 const lockTimeout = 30 * time.Second
 
+// lock serialises this caller with the others on the node.
+func (n *Node) lock(ctx context.Context) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	return lock(ctx, n.RunDir)
+}
+
 func (n *Node) pins() *datapath.Pins { return datapath.PinsAt(n.BPFFS) }
 
 func (n *Node) progress(format string, args ...any) {
@@ -87,9 +94,7 @@ func (n *Node) Apply(ctx context.Context, c *config.Config) (*Result, error) {
 }
 
 func (n *Node) ensure(ctx context.Context, c *config.Config, start time.Time, force bool) (*Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
-	unlock, err := lock(ctx, n.RunDir)
+	unlock, err := n.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +141,7 @@ func (n *Node) Check(ctx context.Context, c *config.Config) ([]string, error) {
 	if _, never := os.Stat(n.RunDir); err != nil || len(drift) == 0 || never != nil {
 		return drift, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
-	unlock, err := lock(ctx, n.RunDir)
+	unlock, err := n.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -206,9 +209,7 @@ func (n *Node) Remove(ctx context.Context) (bool, error) {
 	if _, err := os.Stat(filepath.Join(n.RunDir, lockFile)); errors.Is(err, fs.ErrNotExist) && !found {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
-	unlock, err := lock(ctx, n.RunDir)
+	unlock, err := n.lock(ctx)
 	if err != nil {
 		return false, err
 	}
