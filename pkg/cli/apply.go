@@ -100,11 +100,7 @@ type planOutput struct {
 
 type ruleOutput struct {
 	Direction policy.Direction `json:"direction"`
-	Tier      string           `json:"tier"`
-	Policy    string           `json:"policy"`
-	Index     int              `json:"index"`
-	Action    string           `json:"action"`
-	Match     string           `json:"match"`
+	node.RuleText
 }
 
 func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
@@ -114,17 +110,13 @@ func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
 	}
 	out := planOutput{
 		Generation: plan.Generation, Policy: plan.Policy, Reasons: append([]string{}, reasons...), Steps: plan.Steps(),
-		Problems: []node.ProblemStatus{},
+		Problems: listed(plan.Problems),
 	}
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 		list := plan.Rules.Of(d)
 		for i := range list {
-			r := &list[i]
-			out.Rules = append(out.Rules, ruleOutput{d, r.Tier, r.Policy, r.Index, r.Action.String(), r.Match()})
+			out.Rules = append(out.Rules, ruleOutput{d, node.TextOf(&list[i])})
 		}
-	}
-	for _, p := range plan.Problems {
-		out.Problems = append(out.Problems, node.ProblemStatus{Code: p.Code, Message: p.Message, Remedy: p.Remedy})
 	}
 	if asJSON {
 		return printJSON(w, out)
@@ -147,7 +139,7 @@ func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
 	fmt.Fprintln(w)
 	t := newTable(w, "DIRECTION", "RULE", "ACTION", "MATCH")
 	for _, r := range out.Rules {
-		t.row(string(r.Direction), ruleName(r.Tier, r.Policy, r.Index), r.Action, r.Match)
+		t.row(string(r.Direction), r.Name(), r.Action, r.Match)
 	}
 	return t.flush()
 }
@@ -166,11 +158,7 @@ func printApplied(w io.Writer, result *node.Result) error {
 		where = strings.Join(attached, ", ")
 	}
 	fmt.Fprintf(w, "policy %s, generation %d, %d rules, on %s\n", r.Policy, r.Generation, r.Rules, where)
-	var problems []node.ProblemStatus
-	for _, p := range result.Problems {
-		problems = append(problems, node.ProblemStatus{Code: p.Code, Message: p.Message, Remedy: p.Remedy})
-	}
-	printProblems(w, problems)
+	printProblems(w, listed(result.Problems))
 	return inForce(result)
 }
 

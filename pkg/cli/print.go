@@ -10,7 +10,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/untracked-cni/untracked/pkg/node"
-	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
 func printJSON(w io.Writer, v any) error {
@@ -25,10 +24,13 @@ func printProblems(w io.Writer, problems []node.ProblemStatus) {
 	}
 }
 
-// ruleName is how listings call a rule: tier/policy[index].
-func ruleName(tier, name string, index int) string {
-	r := policy.Rule{Tier: tier, Policy: name, Index: index}
-	return r.Name()
+// listed is never nil, so that JSON has a list.
+func listed(problems []node.Problem) []node.ProblemStatus {
+	out := make([]node.ProblemStatus, len(problems))
+	for i, p := range problems {
+		out[i] = p.Status()
+	}
+	return out
 }
 
 // table prints aligned columns.

@@ -49,7 +49,7 @@ Exit code 1 says that no policy has been applied.`,
 			}
 			t := newTable(cmd.OutOrStdout(), "INTERFACE", "DIRECTION", "RULE", "ACTION", "PACKETS", "BYTES", "MATCH")
 			for _, r := range rules {
-				t.row(r.Interface, string(r.Direction), ruleName(r.Tier, r.Policy, r.Index), r.Action, number(r.Packets), number(r.Bytes), r.Match)
+				t.row(r.Interface, string(r.Direction), r.Name(), r.Action, number(r.Packets), number(r.Bytes), r.Match)
 			}
 			return t.flush()
 		},

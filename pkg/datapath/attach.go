@@ -62,6 +62,9 @@ func (a Attached) Program() uint32 {
 	return a.XDP
 }
 
+// errDefunct says that what a pin holds is attached to nothing any more.
+var errDefunct = fmt.Errorf("no longer attached: %w", os.ErrNotExist)
+
 // link opens an interface's pinned link. The error wraps fs.ErrNotExist where there is none, or none that is
 // still attached to this interface.
 func (p *Pins) link(ifindex int, name string) (link.Link, ebpf.ProgramID, error) {
@@ -282,13 +285,6 @@ func (p *Pins) detachTC(ifindex int) error {
 		return err
 	}
 	return detachClsact(ifindex)
-}
-
-func (p *Pins) createInterface(ifindex int) error {
-	if err := os.Mkdir(p.of(ifindex), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("create pin directory: %w", err)
-	}
-	return nil
 }
 
 // ProgramName names any loaded program as bpftool does: its ID and name.

@@ -10,7 +10,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -151,6 +150,3 @@ func boolByte(b bool) uint8 {
 	}
 	return 0
 }
-
-// errDefunct says that what a pin holds is attached to nothing any more.
-var errDefunct = fmt.Errorf("no longer attached: %w", os.ErrNotExist)

@@ -50,6 +50,13 @@ func (p *Pins) Create() error {
 	return nil
 }
 
+func (p *Pins) createInterface(ifindex int) error {
+	if err := os.Mkdir(p.of(ifindex), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("create pin directory: %w", err)
+	}
+	return nil
+}
+
 func (p *Pins) interfaces() string       { return filepath.Join(p.dir, "interfaces") }
 func (p *Pins) of(ifindex int) string    { return filepath.Join(p.interfaces(), strconv.Itoa(ifindex)) }
 func (p *Pins) tables(gen uint64) string { return generationPath(p.dir, "tables", gen) }

@@ -217,8 +217,9 @@ func (n *Node) record(r *Record, p *Plan) (*Record, error) {
 }
 
 func newRecord(version string, c *config.Config, p *Plan, old *Record) *Record {
+	hash := configHash(c)
 	r := &Record{
-		Version: version, Applied: time.Now().UTC(), Config: configHash(c), Tried: configHash(c), Policy: p.Policy,
+		Version: version, Applied: time.Now().UTC(), Config: hash, Tried: hash, Policy: p.Policy,
 		Generation: p.Generation, Network: c.Network, Networks: map[string]string{},
 		Annotations: c.Annotations, Files: p.Files, Rules: len(p.Rules.Ingress) + len(p.Rules.Egress),
 		Problems: slices.Clone(p.Problems),

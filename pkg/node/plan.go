@@ -138,18 +138,18 @@ func planInterface(mode config.Mode, o Observed) (PlannedInterface, []Problem) {
 	default:
 		i.Modes = []datapath.Mode{datapath.Native, datapath.Classifier}
 	}
-	noMetadata := o.LacksMetadata || !slices.Contains(driversWithMetadata, o.Driver) ||
-		o.Driver == "mlx5_core" && o.MTU > maxPlainMTU // whose multi-buffer packets have no linear headers
-	var problems []Problem
 	if o.LinkType != "ether" && o.LinkType != "loopback" && !o.Layer3 {
 		i.Modes = nil
-		return i, append(problems, Problem{
+		return i, []Problem{{
 			Code:    ProblemNotAttached,
 			Message: fmt.Sprintf("%s is without the policy: its link layer, %s, is not supported", o.Name, o.LinkType),
 			Remedy:  fmt.Sprintf("leave it out of %sinterfaces", config.Prefix),
 			Broken:  true,
-		})
+		}}
 	}
+	noMetadata := o.LacksMetadata || !slices.Contains(driversWithMetadata, o.Driver) ||
+		o.Driver == "mlx5_core" && o.MTU > maxPlainMTU // whose multi-buffer packets have no linear headers
+	var problems []Problem
 	if noMetadata && i.Modes[0] == datapath.Native && !o.Layer3 {
 		problems = append(problems, Problem{
 			Code:    ProblemNoMetadata,

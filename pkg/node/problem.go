@@ -14,6 +14,9 @@ type Problem struct {
 	Broken bool `json:"broken,omitempty"`
 }
 
+// Status is the problem as listed.
+func (p Problem) Status() ProblemStatus { return ProblemStatus{p.Code, p.Message, p.Remedy} }
+
 func (p Problem) String() string { return fmt.Sprintf("%s (%s)", p.Message, p.Remedy) }
 
 // Problem codes, stable for scripts.

@@ -15,17 +15,33 @@ import (
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
+// RuleText is a rule in words, as every listing has it.
+type RuleText struct {
+	Tier   string `json:"tier"`
+	Policy string `json:"policy"`
+	Index  int    `json:"index"`
+	Action string `json:"action"`
+	Match  string `json:"match"`
+}
+
+// TextOf puts a rule in words.
+func TextOf(r *policy.Rule) RuleText {
+	return RuleText{r.Tier, r.Policy, r.Index, r.Action.String(), r.Match()}
+}
+
+// Name is how listings call the rule: tier/policy[index].
+func (t RuleText) Name() string {
+	r := policy.Rule{Tier: t.Tier, Policy: t.Policy, Index: t.Index}
+	return r.Name()
+}
+
 // RuleStatus is a rule of one interface and direction with what it has counted.
 type RuleStatus struct {
 	Interface string           `json:"interface"`
 	Direction policy.Direction `json:"direction"`
-	Tier      string           `json:"tier"`
-	Policy    string           `json:"policy"`
-	Index     int              `json:"index"`
-	Action    string           `json:"action"`
-	Match     string           `json:"match"`
-	Packets   uint64           `json:"packets"`
-	Bytes     uint64           `json:"bytes"`
+	RuleText
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // ruleRecords are the rules of the policy in force, in words, for listings. They are a file of their own,
@@ -37,20 +53,15 @@ type ruleRecords struct {
 }
 
 type ruleRecord struct {
-	Tier   string `json:"tier,omitempty"`
-	Policy string `json:"policy"`
-	Index  int    `json:"index"`
-	Action string `json:"action"`
-	Match  string `json:"match"`
-	ID     string `json:"id"` // hexadecimal: JSON's numbers lose bits of it
+	RuleText
+	ID string `json:"id"` // hexadecimal: JSON's numbers lose bits of it
 }
 
 func newRuleRecords(r *Record, rules policy.Rules) ruleRecords {
 	list := func(rules []policy.Rule) []ruleRecord {
 		out := make([]ruleRecord, len(rules))
 		for i, id := range policy.IDs(rules) {
-			rule := &rules[i]
-			out[i] = ruleRecord{rule.Tier, rule.Policy, rule.Index, rule.Action.String(), rule.Match(), strconv.FormatUint(id, 16)}
+			out[i] = ruleRecord{TextOf(&rules[i]), strconv.FormatUint(id, 16)}
 		}
 		return out
 	}
@@ -86,14 +97,14 @@ func (n *Node) Rules() ([]RuleStatus, error) {
 			return nil, err
 		}
 		for place, rule := range rules.Ingress {
-			s := rule.status(i.Name, policy.Ingress)
+			s := RuleStatus{Interface: i.Name, Direction: policy.Ingress, RuleText: rule.RuleText}
 			if place < len(counts.Rules) {
 				s.Packets, s.Bytes = counts.Rules[place].Packets, counts.Rules[place].Bytes
 			}
 			out = append(out, s)
 		}
 		for _, rule := range rules.Egress {
-			s := rule.status(i.Name, policy.Egress)
+			s := RuleStatus{Interface: i.Name, Direction: policy.Egress, RuleText: rule.RuleText}
 			if id, err := strconv.ParseUint(rule.ID, 16, 64); err == nil {
 				c := leaving[nft.CounterKey{Interface: i.Name, RuleID: id}]
 				s.Packets, s.Bytes = c.Packets, c.Bytes
@@ -102,10 +113,4 @@ func (n *Node) Rules() ([]RuleStatus, error) {
 		}
 	}
 	return out, nil
-}
-
-func (r *ruleRecord) status(iface string, d policy.Direction) RuleStatus {
-	return RuleStatus{
-		Interface: iface, Direction: d, Tier: r.Tier, Policy: r.Policy, Index: r.Index, Action: r.Action, Match: r.Match,
-	}
 }

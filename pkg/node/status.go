@@ -139,7 +139,7 @@ func (n *Node) interfaceStatus(i *InterfaceRecord) InterfaceStatus {
 }
 
 func (s *Status) add(p Problem) {
-	s.Problems = append(s.Problems, ProblemStatus{p.Code, p.Message, p.Remedy})
+	s.Problems = append(s.Problems, p.Status())
 	s.Broken = s.Broken || p.Broken
 }
 
