@@ -19,9 +19,9 @@ type Endpoint struct {
 	Interface string
 	// Rules is the egress list, first match wins.
 	Rules []policy.Rule
-	// Answers are the ingress rules for answers to calls of this host (see policy.Rule.IsForAnswers). What they
-	// match is untracked only if a local socket waits for it: where pods are masqueraded, an answer to this host's
-	// address may be a pod's, and only connection tracking knows. (optional)
+	// Answers are the ingress rules for what may be answers to calls (see policy.Rule.AsksForAnswers). What they match
+	// is untracked only if a local socket waits for it: where pods are masqueraded, an answer to this host's address
+	// may be a pod's, and only connection tracking knows. (optional)
 	Answers []policy.Rule
 }
 

@@ -266,9 +266,7 @@ func (r *Record) table(mark uint32, rules policy.Rules) *nft.Table {
 	t := &nft.Table{Mark: mark}
 	var answers []policy.Rule
 	for i := range rules.Ingress {
-		if rules.Ingress[i].IsForAnswers() {
-			answers = append(answers, rules.Ingress[i])
-		}
+		answers = append(answers, rules.Ingress[i].AsksForAnswers()...)
 	}
 	for _, i := range r.Interfaces {
 		if i.installed() {

@@ -58,41 +58,71 @@ type Decision struct {
 	// Rule is the index of the matching rule in the list, or NoRule. For a failsafe it is the failsafe's rule,
 	// or NoRule for IPv6 neighbour discovery.
 	Rule int
+	// Logged says that a Log rule matched on the way.
+	Logged bool
 }
 
 // Evaluate is the specification of every datapath: the verdict of an ordered list of rules on a packet.
 //
-// IPv6 neighbour discovery is left alone before any rule is asked. Then the first rule that matches decides.
-// An ICMP error that no rule matches shares the fate of the flow it is about, when that flow is untracked:
-// it is asked for again as the packet it quotes, turned round to travel in the error's own direction.
+// IPv6 neighbour discovery is left alone before any rule is asked. Then the first rule that matches and decides
+// does so: see [Walk] for those that do not. An ICMP error that no rule decides about shares the fate of the flow it
+// is about, when that flow is untracked: the rules are asked again about the packet it quotes, turned round to travel
+// in the error's own direction. What is logged or counted on the way to a decision is so for the first question only.
 func Evaluate(rules []Rule, p *Packet) Decision {
 	if p.isNeighbourDiscovery() {
-		return Decision{Tracked, ByFailsafe, NoRule}
+		return Decision{Tracked, ByFailsafe, NoRule, false}
 	}
-	if i := firstMatch(rules, p); i != NoRule {
+	i, via := Walk(rules, p)
+	logged := slices.ContainsFunc(via, func(v int) bool { return rules[v].Action == Log })
+	if i != NoRule {
 		switch rules[i].Action {
 		case Allow:
-			return Decision{Untracked, ByRule, i}
+			return Decision{Untracked, ByRule, i, logged}
 		case Deny:
-			return Decision{Denied, ByRule, i}
+			return Decision{Denied, ByRule, i, logged}
 		case Failsafe:
-			return Decision{Tracked, ByFailsafe, i}
+			return Decision{Tracked, ByFailsafe, i, logged}
 		}
 	}
 	if p.Quoted != nil {
 		flow := p.Quoted.reversed()
-		if i := firstMatch(rules, &flow); i != NoRule && rules[i].Action == Allow {
-			return Decision{Untracked, ByRule, i}
+		if i, _ := Walk(rules, &flow); i != NoRule && rules[i].Action == Allow {
+			return Decision{Untracked, ByRule, i, logged}
 		}
 	}
 	if p.LaterFragment {
-		return Decision{Tracked, ByFragment, NoRule}
+		return Decision{Tracked, ByFragment, NoRule, logged}
 	}
-	return Decision{Tracked, ByNoMatch, NoRule}
+	return Decision{Tracked, ByNoMatch, NoRule, logged}
 }
 
-func firstMatch(rules []Rule, p *Packet) int {
-	return slices.IndexFunc(rules, func(r Rule) bool { return r.matches(p) })
+// Walk asks the rules in order. It returns the index of the first one that matches and decides, or NoRule, and the
+// indexes of those that matched before without deciding: Log, behind which the next rule is asked, and Pass, behind
+// which the next tier is.
+func Walk(rules []Rule, p *Packet) (decides int, via []int) {
+	for i := 0; i < len(rules); {
+		r := &rules[i]
+		if !r.matches(p) {
+			i++
+			continue
+		}
+		if r.Action.Decides() {
+			return i, via
+		}
+		via = append(via, i)
+		i = Next(rules, i)
+	}
+	return NoRule, via
+}
+
+// Next is the index of the rule that is asked behind rule i, when that one matches without deciding: the next one
+// behind a Log, the first one of the next tier behind a Pass. It is len(rules) if there is none.
+func Next(rules []Rule, i int) int {
+	next := i + 1
+	for rules[i].Action == Pass && next < len(rules) && rules[next].Tier == rules[i].Tier {
+		next++
+	}
+	return next
 }
 
 func (r *Rule) matches(p *Packet) bool {

@@ -63,24 +63,24 @@ func TestEvaluate(t *testing.T) {
 		p    *Packet
 		want Decision
 	}{
-		{"allowed", packet(TCP, "10.0.0.1", 1, "192.0.2.1", 6379), Decision{Untracked, ByRule, 2}},
-		{"allowed, other family", packet(TCP, "2001:db8::1", 1, "2001:db8::2", 6379), Decision{Untracked, ByRule, 2}},
-		{"a deny stands before", packet(TCP, "10.66.0.1", 1, "192.0.2.1", 6379), Decision{Denied, ByRule, 1}},
-		{"a failsafe before that", packet(TCP, "10.66.0.1", 1, "192.0.2.1", 22), Decision{Tracked, ByFailsafe, 0}},
-		{"wrong source", packet(TCP, "11.0.0.1", 1, "192.0.2.1", 6379), Decision{Tracked, ByNoMatch, NoRule}},
-		{"wrong protocol", packet(SCTP, "10.0.0.1", 1, "192.0.2.1", 6379), Decision{Tracked, ByNoMatch, NoRule}},
-		{"negated port, other", packet(UDP, "11.0.0.1", 1, "192.0.2.1", 54), Decision{Denied, ByRule, 3}},
-		{"negated port, the one", packet(UDP, "11.0.0.1", 1, "192.0.2.1", 53), Decision{Tracked, ByNoMatch, NoRule}},
-		{"a later fragment has no ports", fragment, Decision{Tracked, ByFragment, NoRule}},
-		{"but an address", deniedFragment, Decision{Denied, ByRule, 1}},
-		{"neighbour discovery", solicitation, Decision{Tracked, ByFailsafe, NoRule}},
-		{"from off the link it is any ICMPv6", &routedSolicitation, Decision{Tracked, ByNoMatch, NoRule}},
-		{"error about an untracked flow", icmpError(packet(TCP, "192.0.2.1", 6379, "10.0.0.1", 1)), Decision{Untracked, ByRule, 2}},
-		{"error about a tracked flow", icmpError(packet(TCP, "192.0.2.1", 80, "10.0.0.1", 1)), Decision{Tracked, ByNoMatch, NoRule}},
-		{"error about a denied flow is not denied", icmpError(packet(TCP, "192.0.2.1", 80, "10.66.0.1", 1)), Decision{Tracked, ByNoMatch, NoRule}},
-		{"error about a failsafe flow", icmpError(packet(TCP, "192.0.2.1", 22, "10.0.0.1", 1)), Decision{Tracked, ByNoMatch, NoRule}},
-		{"echo request", ping, Decision{Untracked, ByRule, 4}},
-		{"error about its reply", icmpError(&pong), Decision{Untracked, ByRule, 4}},
+		{"allowed", packet(TCP, "10.0.0.1", 1, "192.0.2.1", 6379), Decision{Verdict: Untracked, By: ByRule, Rule: 2}},
+		{"allowed, other family", packet(TCP, "2001:db8::1", 1, "2001:db8::2", 6379), Decision{Verdict: Untracked, By: ByRule, Rule: 2}},
+		{"a deny stands before", packet(TCP, "10.66.0.1", 1, "192.0.2.1", 6379), Decision{Verdict: Denied, By: ByRule, Rule: 1}},
+		{"a failsafe before that", packet(TCP, "10.66.0.1", 1, "192.0.2.1", 22), Decision{Verdict: Tracked, By: ByFailsafe, Rule: 0}},
+		{"wrong source", packet(TCP, "11.0.0.1", 1, "192.0.2.1", 6379), Decision{Verdict: Tracked, By: ByNoMatch, Rule: NoRule}},
+		{"wrong protocol", packet(SCTP, "10.0.0.1", 1, "192.0.2.1", 6379), Decision{Verdict: Tracked, By: ByNoMatch, Rule: NoRule}},
+		{"negated port, other", packet(UDP, "11.0.0.1", 1, "192.0.2.1", 54), Decision{Verdict: Denied, By: ByRule, Rule: 3}},
+		{"negated port, the one", packet(UDP, "11.0.0.1", 1, "192.0.2.1", 53), Decision{Verdict: Tracked, By: ByNoMatch, Rule: NoRule}},
+		{"a later fragment has no ports", fragment, Decision{Verdict: Tracked, By: ByFragment, Rule: NoRule}},
+		{"but an address", deniedFragment, Decision{Verdict: Denied, By: ByRule, Rule: 1}},
+		{"neighbour discovery", solicitation, Decision{Verdict: Tracked, By: ByFailsafe, Rule: NoRule}},
+		{"from off the link it is any ICMPv6", &routedSolicitation, Decision{Verdict: Tracked, By: ByNoMatch, Rule: NoRule}},
+		{"error about an untracked flow", icmpError(packet(TCP, "192.0.2.1", 6379, "10.0.0.1", 1)), Decision{Verdict: Untracked, By: ByRule, Rule: 2}},
+		{"error about a tracked flow", icmpError(packet(TCP, "192.0.2.1", 80, "10.0.0.1", 1)), Decision{Verdict: Tracked, By: ByNoMatch, Rule: NoRule}},
+		{"error about a denied flow is not denied", icmpError(packet(TCP, "192.0.2.1", 80, "10.66.0.1", 1)), Decision{Verdict: Tracked, By: ByNoMatch, Rule: NoRule}},
+		{"error about a failsafe flow", icmpError(packet(TCP, "192.0.2.1", 22, "10.0.0.1", 1)), Decision{Verdict: Tracked, By: ByNoMatch, Rule: NoRule}},
+		{"echo request", ping, Decision{Verdict: Untracked, By: ByRule, Rule: 4}},
+		{"error about its reply", icmpError(&pong), Decision{Verdict: Untracked, By: ByRule, Rule: 4}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, Evaluate(all, c.p)); diff != "" {
@@ -189,6 +189,63 @@ func TestFailsafes(t *testing.T) {
 	} {
 		if _, err := ParseFailsafes(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want something with %q", in, err, want)
+		}
+	}
+}
+
+func TestLogAndPass(t *testing.T) {
+	anyTCP := func(tier string, a Action) Rule { return Rule{Tier: tier, Action: a, Protocol: new(uint8(TCP))} }
+	rules := []Rule{
+		anyTCP("a", Log),
+		{Tier: "a", Action: Pass, Source: Entity{Nets: set("10.0.0.0/8")}},
+		anyTCP("a", Deny),
+		anyTCP("b", Pass),
+		anyTCP("b", Deny),
+		{Action: Allow, Source: Entity{Nets: set("10.1.0.0/16")}},
+		{Action: Log},
+	}
+	for _, c := range []struct {
+		p    *Packet
+		want Decision
+		via  []int
+	}{
+		{packet(TCP, "192.0.2.1", 1, "192.0.2.2", 2), Decision{Denied, ByRule, 2, true}, []int{0}},
+		{packet(TCP, "10.1.0.1", 1, "192.0.2.2", 2), Decision{Untracked, ByRule, 5, true}, []int{0, 1, 3}},
+		{packet(TCP, "10.2.0.1", 1, "192.0.2.2", 2), Decision{Tracked, ByNoMatch, NoRule, true}, []int{0, 1, 3, 6}},
+		{packet(UDP, "10.1.0.1", 1, "192.0.2.2", 2), Decision{Untracked, ByRule, 5, false}, []int{1}},
+		{packet(UDP, "192.0.2.1", 1, "192.0.2.2", 2), Decision{Tracked, ByNoMatch, NoRule, true}, []int{6}},
+	} {
+		if got := Evaluate(rules, c.p); got != c.want {
+			t.Errorf("%v from %v: %+v, want %+v", c.p.Protocol, c.p.Src, got, c.want)
+		}
+		if _, via := Walk(rules, c.p); !cmp.Equal(via, c.via) {
+			t.Errorf("%v from %v: by way of %v, want %v", c.p.Protocol, c.p.Src, via, c.via)
+		}
+	}
+}
+
+func TestAsksForAnswers(t *testing.T) {
+	tcp := new(uint8(TCP))
+	for _, c := range []struct {
+		what string
+		rule Rule
+		want []uint8
+	}{
+		{"from a port of others", Rule{Action: Allow, Protocol: tcp, Source: Entity{Ports: []PortRange{{53, 53}}}}, []uint8{TCP}},
+		{"anything", Rule{Action: Allow}, []uint8{TCP, UDP}},
+		{"anything but tcp", Rule{Action: Allow, NotProtocol: tcp}, []uint8{UDP}},
+		{"to a port", Rule{Action: Allow, Protocol: tcp, Destination: Entity{Ports: []PortRange{{40000, 40000}}}}, nil},
+		{"to low ports", Rule{Action: Allow, Protocol: tcp, Destination: Entity{Ports: []PortRange{{1, 32767}}}}, nil},
+		{"to ephemeral ports", Rule{Action: Allow, Protocol: tcp, Destination: Entity{Ports: []PortRange{{30000, 40000}}}}, []uint8{TCP}},
+		{"ICMP", Rule{Action: Allow, Protocol: new(uint8(ICMP))}, nil},
+		{"denied", Rule{Action: Deny}, nil},
+	} {
+		var got []uint8
+		for _, r := range c.rule.AsksForAnswers() {
+			got = append(got, *r.Protocol)
+		}
+		if !cmp.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
 		}
 	}
 }

@@ -2,6 +2,8 @@
 
 package policy
 
+import "slices"
+
 // AutoReturn is the policy name of the rules that AddReturns appends.
 const AutoReturn = "auto-return"
 
@@ -27,7 +29,7 @@ func appendMirrors(to, from []Rule) []Rule {
 		m := from[i].mirror()
 		if h := m.contentHash(); !have[h] {
 			have[h] = true
-			m.Policy, m.Tier, m.Index = AutoReturn, "", n
+			m.Policy, m.Tier, m.Index, m.Origin = AutoReturn, "", n, "mirror of "+from[i].Name()
 			to = append(to, m)
 			n++
 		}
@@ -35,11 +37,29 @@ func appendMirrors(to, from []Rule) []Rule {
 	return to
 }
 
-// IsForAnswers reports whether an ingress rule lets the answers to calls of this host through: it allows what
-// comes from certain TCP or UDP ports of others, to any port here.
-func (r *Rule) IsForAnswers() bool {
-	return r.Action == Allow && r.Source.Ports != nil && r.Destination.Ports == nil &&
-		r.Protocol != nil && (*r.Protocol == TCP || *r.Protocol == UDP)
+// firstEphemeralPort is where the kernel's default range of ports for outgoing connections begins
+// (net.ipv4.ip_local_port_range), and that of masquerading, which keeps a port where it can.
+const firstEphemeralPort = 32768
+
+// AsksForAnswers returns an ingress rule, once for each of TCP and UDP that it allows, if among what it allows may
+// be answers to calls: packets to ports that are not certain to be served here. Where pods are masqueraded, an answer
+// to this host's address may be a pod's. For any other rule it returns nothing.
+func (r *Rule) AsksForAnswers() []Rule {
+	served := r.Destination.Ports != nil && !slices.ContainsFunc(r.Destination.Ports, func(p PortRange) bool {
+		return p.First != p.Last && p.Last >= firstEphemeralPort
+	})
+	if r.Action != Allow || served {
+		return nil
+	}
+	var out []Rule
+	for _, protocol := range []uint8{TCP, UDP} {
+		if (r.Protocol == nil || *r.Protocol == protocol) && (r.NotProtocol == nil || *r.NotProtocol != protocol) && r.ICMP == nil && r.NotICMP == nil {
+			one := *r
+			one.Protocol, one.NotProtocol = &protocol, nil
+			out = append(out, one)
+		}
+	}
+	return out
 }
 
 // mirror is the rule that matches the replies to what r matches.

@@ -10,6 +10,7 @@ package policy
 import (
 	"fmt"
 	"hash/fnv"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,7 +47,14 @@ const (
 	Deny
 	// Failsafe leaves the packet alone: tracked, and never denied here.
 	Failsafe
+	// Log reports the packet and leaves the decision to the rules behind it.
+	Log
+	// Pass leaves the decision to the next tier.
+	Pass
 )
+
+// Decides reports whether no further rule is asked once one with this action matches.
+func (a Action) Decides() bool { return a != Log && a != Pass }
 
 func (a Action) String() string {
 	switch a {
@@ -56,6 +64,10 @@ func (a Action) String() string {
 		return "Deny"
 	case Failsafe:
 		return "Failsafe"
+	case Log:
+		return "Log"
+	case Pass:
+		return "Pass"
 	}
 	return "Action(" + strconv.Itoa(int(a)) + ")"
 }
@@ -83,8 +95,9 @@ type Entity struct {
 	// NetsName says where a large set comes from ("file /etc/deny.txt"). It stands for the set's content in
 	// the rule's identity, so that a list which is refreshed every day keeps its counters. (optional)
 	NetsName string
-	// NotNets excludes addresses; nil excludes none.
-	NotNets *netset.Set
+	// NotNets excludes addresses; nil excludes none. NotNetsName is to it what NetsName is to Nets.
+	NotNets     *netset.Set
+	NotNetsName string
 	// Ports is nil for any. Given, it matches only packets of TCP, UDP, UDPLite or SCTP whose ports are known.
 	Ports []PortRange
 	// NotPorts excludes ports. Given, the ports must be known.
@@ -93,9 +106,13 @@ type Entity struct {
 
 // Rule is one line of an ordered list. All conditions that are present must hold.
 type Rule struct {
-	// Tier, Policy and Index name the rule: where it was written.
+	// Tier, Policy and Index name the rule. Rules of one tier stand together; those that are of none have an empty
+	// one.
 	Tier, Policy string
 	Index        int
+	// Origin is where the rule was written, such as "redis.yaml:12" or an annotation's key. It is no part of the
+	// rule's identity. (optional)
+	Origin string
 
 	Action Action
 	// IPVersion is 4, 6, or 0 for both.
@@ -163,17 +180,10 @@ func (m ICMPMatch) String() string {
 func (e *Entity) words(preposition string) []string {
 	var w []string
 	if e.Nets != nil {
-		switch {
-		case e.NetsName != "":
-			w = append(w, fmt.Sprintf("%s (%d CIDRs)", e.NetsName, e.Nets.Entries()))
-		case e.Nets.Empty():
-			w = append(w, "no address")
-		default:
-			w = append(w, e.Nets.String())
-		}
+		w = append(w, netsWords(e.Nets, e.NetsName))
 	}
 	if e.NotNets != nil {
-		w = append(w, "not "+e.NotNets.String())
+		w = append(w, "not "+netsWords(e.NotNets, e.NotNetsName))
 	}
 	if e.Ports != nil {
 		w = append(w, portWords(e.Ports))
@@ -185,6 +195,16 @@ func (e *Entity) words(preposition string) []string {
 		w = append([]string{preposition}, w...)
 	}
 	return w
+}
+
+func netsWords(nets *netset.Set, name string) string {
+	switch {
+	case name != "":
+		return fmt.Sprintf("%s (%d CIDRs)", name, nets.Entries())
+	case nets.Empty():
+		return "no address"
+	}
+	return nets.String()
 }
 
 func portWords(ports []PortRange) string {
@@ -258,18 +278,21 @@ func (r *Rule) contentHash() uint64 {
 		fmt.Fprint(h, "|")
 	}
 	for _, e := range []*Entity{&r.Source, &r.Destination} {
-		switch {
-		case e.NetsName != "":
-			fmt.Fprintf(h, "name %q", e.NetsName)
-		case e.Nets != nil:
-			fmt.Fprintf(h, "nets %x", e.Nets.Hash())
-		}
-		if e.NotNets != nil {
-			fmt.Fprintf(h, " not %x", e.NotNets.Hash())
-		}
+		hashNets(h, "nets", e.Nets, e.NetsName)
+		hashNets(h, " not", e.NotNets, e.NotNetsName)
 		fmt.Fprintf(h, "|%v %v|", e.Ports, e.NotPorts)
 	}
 	return h.Sum64()
+}
+
+func hashNets(h io.Writer, what string, nets *netset.Set, name string) {
+	switch {
+	case nets == nil:
+	case name != "":
+		fmt.Fprintf(h, "%s name %q", what, name)
+	default:
+		fmt.Fprintf(h, "%s %x", what, nets.Hash())
+	}
 }
 
 // NormalizePorts sorts and merges overlapping and adjacent ranges.
