@@ -7,6 +7,18 @@
 // with its place, and so is everything that is valid in Calico and cannot be honoured here: a policy that is silently
 // not enforced, or not in full, is worse than a message.
 //
+// It differs from Calico where that is of use, or spares a surprise:
+//   - interfaceName may be any glob, such as eth*, and not only "*";
+//   - a HostEndpoint's profiles are checked and not used: no profile is consulted for untracked traffic, in Calico
+//     neither. Nor is a Tier's defaultAction: an untracked tier ends with Pass;
+//   - of a rule's namespaceSelector only global() is known, and says that the address must be one that selectors know;
+//   - names of protocols are read in any case;
+//   - 1000-2000 is no port, where Calico takes it for a name that nothing can have;
+//   - IPv4 addresses in IPv6 form, and a rule whose fields are of two IP versions, are errors.
+//
+// YAML is read as kubectl reads it, with two exceptions: merge keys (<<) are refused, and aliases (*name) may repeat
+// only so much of the text. JSON is read as the YAML that it is, so that a pair of escaped surrogates is an error.
+//
 // The package is pure: it is given bytes and returns values. Which interface a HostEndpoint is about, and what
 // selectors select, is package hostendpoint's business.
 package resource
@@ -74,6 +86,17 @@ type Policy struct {
 	IngressRules, EgressRules []Rule
 }
 
+// RulesOf are the rules of a direction, none if the policy is not about it.
+func (p *Policy) RulesOf(d policy.Direction) []Rule {
+	switch {
+	case d == policy.Ingress && p.Ingress:
+		return p.IngressRules
+	case d == policy.Egress && p.Egress:
+		return p.EgressRules
+	}
+	return nil
+}
+
 // Rule is one entry of spec.ingress or spec.egress.
 type Rule struct {
 	At     Position
@@ -90,7 +113,7 @@ type Entity struct {
 	// Nets and NotNets are nil where not given.
 	Nets, NotNets []netip.Prefix
 	// Selector and NotSelector choose host endpoints and network sets, whose addresses they stand for; nil where not
-	// given. SelectorAt and NotSelectorAt are their places.
+	// given, or empty. SelectorAt and NotSelectorAt are their places.
 	Selector, NotSelector     *selector.Selector
 	SelectorAt, NotSelectorAt Position
 	// Ports and NotPorts are nil where not given.

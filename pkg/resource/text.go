@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resource
+
+import (
+	"fmt"
+	"sort"
+	"unicode/utf8"
+)
+
+// text is what is read, and knows where each of its bytes stands.
+//
+// The YAML library counts columns in characters, and takes some characters for a line's end that no editor does.
+// Its places are turned into offsets first, and those into what a user counts.
+type text struct {
+	data []byte
+	at   Position // of the first byte; Line is 0 at a file's start
+	// lines has where the lines begin that the YAML library counts.
+	lines []line
+}
+
+type line struct {
+	start       int // offset
+	number      int // of the line it is in, as editors count, from 1
+	numberStart int // offset of that line
+}
+
+func newText(data []byte, at Position) *text {
+	t := &text{data: data, at: at, lines: []line{{number: 1}}}
+	current := line{number: 1}
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '\n':
+			current.number++
+			current.numberStart = i + 1
+		case '\r':
+			if i+1 < len(data) && data[i+1] == '\n' {
+				continue
+			}
+		case 0x85: // U+0085, next line
+			if i == 0 || data[i-1] != 0xc2 {
+				continue
+			}
+		case 0xa8, 0xa9: // U+2028 and U+2029, line and paragraph separator
+			if i < 2 || data[i-1] != 0x80 || data[i-2] != 0xe2 {
+				continue
+			}
+		default:
+			continue
+		}
+		current.start = i + 1
+		t.lines = append(t.lines, current)
+	}
+	return t
+}
+
+// offset is where a place of the YAML library's is. Both count from 1.
+func (t *text) offset(lineNumber, column int) int {
+	if lineNumber > len(t.lines) {
+		return len(t.data)
+	}
+	at := t.lines[max(lineNumber, 1)-1].start
+	for ; column > 1 && at < len(t.data); column-- {
+		_, size := utf8.DecodeRune(t.data[at:])
+		at += size
+	}
+	return at
+}
+
+// position is where an offset is, for people.
+func (t *text) position(offset int) Position {
+	i := sort.Search(len(t.lines), func(i int) bool { return t.lines[i].start > offset }) - 1
+	l := t.lines[i]
+	p := Position{File: t.at.File, Line: l.number, Column: offset - l.numberStart + 1}
+	if t.at.Line > 0 {
+		if p.Line == 1 {
+			p.Column += t.at.Column - 1
+		}
+		p.Line += t.at.Line - 1
+	}
+	return p
+}
+
+// notText finds the first byte that no YAML has, and says why. The library says the same, but not where.
+func notText(data []byte) (offset int, why string) {
+	for i := 0; i < len(data); {
+		if c := data[i]; c < utf8.RuneSelf {
+			if c < ' ' && c != '\t' && c != '\n' && c != '\r' {
+				return i, fmt.Sprintf("control character %#02x; want text", c)
+			}
+			i++
+			continue
+		}
+		r, size := utf8.DecodeRune(data[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			return i, fmt.Sprintf("byte %#02x is not UTF-8; want text in UTF-8", data[i])
+		case r == 0xfffe || r == 0xffff:
+			return i, fmt.Sprintf("%U is not a character; want text in UTF-8", r)
+		}
+		i += size
+	}
+	return -1, ""
+}
