@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // LocalAddrs returns every address that an interface of this network namespace holds, loopback and
@@ -26,4 +27,47 @@ func LocalAddrs() ([]netip.Addr, error) {
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out), nil
+}
+
+// AddAddresses fills in the addresses of interfaces, with one listing for all of them. One that is gone has none.
+func AddAddresses(of []Interface) error {
+	if len(of) == 0 {
+		return nil
+	}
+	addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	byIndex := make(map[int][]netip.Prefix)
+	for i := range addrs {
+		if p, ok := globalPrefix(&addrs[i]); ok {
+			byIndex[addrs[i].LinkIndex] = append(byIndex[addrs[i].LinkIndex], p)
+		}
+	}
+	for i := range of {
+		found := byIndex[of[i].Index]
+		slices.SortFunc(found, netip.Prefix.Compare)
+		of[i].Addresses = slices.Compact(found)
+	}
+	return nil
+}
+
+// localAddr is the interface's own address; of a point-to-point address the near end.
+func localAddr(a *netlink.Addr) (netip.Addr, bool) {
+	if a.IPNet == nil {
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(a.IP)
+	return addr.Unmap(), ok
+}
+
+// globalPrefix is the interface's own address with the length of its network's prefix, which keeps its host bits. It
+// leaves out what is of a narrower scope than global. Of a point-to-point address it is the near end alone.
+func globalPrefix(a *netlink.Addr) (netip.Prefix, bool) {
+	addr, ok := localAddr(a)
+	if !ok || a.Scope != unix.RT_SCOPE_UNIVERSE || !addr.IsGlobalUnicast() {
+		return netip.Prefix{}, false
+	}
+	bits, _ := a.Mask.Size()
+	return netip.PrefixFrom(addr, bits), true
 }

@@ -2,6 +2,8 @@
 
 package hostif
 
+import "net/netip"
+
 // Interface is a host interface at the moment it was asked for. Names and indexes are reused: a caller
 // that acts later must be prepared for either to have moved on.
 type Interface struct {
@@ -21,6 +23,9 @@ type Interface struct {
 	XDP XDPState
 	// Master is the bond, bridge, team or VRF that the interface is part of; the zero Master is none.
 	Master Master
+	// Addresses are the interface's own of global scope, with the length of the network's prefix, sorted, each once;
+	// link-local ones are left out. Valid after [AddAddresses].
+	Addresses []netip.Prefix
 	// SelectedBy are the selectors that chose the interface, in the order they were given.
 	SelectedBy []Selector
 }

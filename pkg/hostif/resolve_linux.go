@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"path"
 	"slices"
 	"time"
@@ -26,7 +25,7 @@ const socketTimeout = 5 * time.Second
 // a caller must not take an interface for gone.
 //
 // It asks for as little as the selectors need. Names and default routes cost one small request an interface
-// and one filtered dump a family; only globs list all interfaces and only networks list all addresses.
+// and one filtered dump a family; only globs list all interfaces, only networks and ByHost list all addresses.
 // Those two lists alone can be incomplete without an error: if each of five readings was interrupted by a
 // change, netlinksafe logs that and returns what the last one had.
 func Resolve(selectors []Selector) ([]Interface, error) {
@@ -72,6 +71,8 @@ func (r *resolver) resolve(s Selector) error {
 		return r.resolveNet(s)
 	case ByDefaultRoute:
 		return r.resolveDefaultRoute(s)
+	case ByHost:
+		return r.resolveHost(s)
 	}
 	return fmt.Errorf("interface selector of unknown kind %q", s.Kind)
 }
@@ -116,12 +117,8 @@ func (r *resolver) resolveGlob(s Selector) error {
 }
 
 func (r *resolver) resolveNet(s Selector) error {
-	if !r.asked.addrs {
-		addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
-		if err != nil {
-			return fmt.Errorf("list addresses: %w", err)
-		}
-		r.addrs, r.asked.addrs = addrs, true
+	if err := r.listAddrs(); err != nil {
+		return err
 	}
 	for i := range r.addrs {
 		a, ok := localAddr(&r.addrs[i])
@@ -136,18 +133,61 @@ func (r *resolver) resolveNet(s Selector) error {
 }
 
 func (r *resolver) resolveDefaultRoute(s Selector) error {
-	if !r.asked.routes {
-		indexes, err := defaultRouteIndexes()
-		if err != nil {
-			return err
-		}
-		r.defaultRoutes, r.asked.routes = indexes, true
+	if err := r.listDefaultRoutes(); err != nil {
+		return err
 	}
 	for _, index := range r.defaultRoutes {
 		if err := r.chooseIndex(index, s); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (r *resolver) resolveHost(s Selector) error {
+	if err := r.resolveDefaultRoute(s); err != nil {
+		return err
+	}
+	if err := r.listAddrs(); err != nil {
+		return err
+	}
+	for i := range r.addrs {
+		p, ok := globalPrefix(&r.addrs[i])
+		if !ok || p.IsSingleIP() {
+			continue
+		}
+		link, err := r.link(r.addrs[i].LinkIndex)
+		if err != nil {
+			return err
+		}
+		if link != nil && !isLoopback(link) && link.Type() != "bridge" {
+			r.choose(link, s)
+		}
+	}
+	return nil
+}
+
+func (r *resolver) listAddrs() error {
+	if r.asked.addrs {
+		return nil
+	}
+	addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	r.addrs, r.asked.addrs = addrs, true
+	return nil
+}
+
+func (r *resolver) listDefaultRoutes() error {
+	if r.asked.routes {
+		return nil
+	}
+	indexes, err := defaultRouteIndexes()
+	if err != nil {
+		return err
+	}
+	r.defaultRoutes, r.asked.routes = indexes, true
 	return nil
 }
 
@@ -254,13 +294,4 @@ func isLoopback(link netlink.Link) bool { return link.Attrs().Flags&net.FlagLoop
 func isNotFound(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound)
-}
-
-// localAddr is the interface's own address; of a point-to-point address the near end.
-func localAddr(a *netlink.Addr) (netip.Addr, bool) {
-	if a.IPNet == nil {
-		return netip.Addr{}, false
-	}
-	addr, ok := netip.AddrFromSlice(a.IP)
-	return addr.Unmap(), ok
 }

@@ -231,6 +231,83 @@ func TestResolveDefaultRoute(t *testing.T) {
 	wantNames(t, "default-route", "eth0", "eth1", "eth2")
 }
 
+// hostInterfaces is what ByHost chooses.
+func hostInterfaces(t *testing.T) []Interface {
+	t.Helper()
+	found, err := Resolve([]Selector{{Kind: ByHost}})
+	must(t, err)
+	return found
+}
+
+func wantHostInterfaces(t *testing.T, want ...string) {
+	t.Helper()
+	if got := names(hostInterfaces(t)); !slices.Equal(got, want) {
+		t.Errorf("ByHost chose %v, want %v", got, want)
+	}
+}
+
+// A node as CNI plugins and kube-proxy leave it.
+func TestResolveHost(t *testing.T) {
+	inNewNetns(t)
+	wantHostInterfaces(t) // loopback has 127.0.0.0/8
+	addAddr(t, byName(t, "lo"), "10.255.0.1/24")
+	wantHostInterfaces(t)
+
+	for _, n := range []string{"cni0", "br0"} {
+		must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: n}}))
+		must(t, netlink.LinkSetUp(byName(t, n)))
+	}
+	addAddr(t, byName(t, "cni0"), "10.244.1.1/24")
+	addAddr(t, byName(t, "br0"), "192.0.2.5/24")
+	// Their kind does not matter, and not every kernel has dummy and vxlan devices.
+	addAddr(t, addVeth(t, "nodelocaldns"), "169.254.20.10/32")
+	ipvs := addVeth(t, "kube-ipvs0")
+	addAddr(t, ipvs, "10.96.0.1/32")
+	addAddr(t, ipvs, "2001:db8:96::1/128")
+	addAddr(t, addVeth(t, "flannel.1"), "10.244.1.0/32")
+	pod := addVeth(t, "cali12345") // both ends have a link-local address by now, or soon
+	addAddr(t, pod, "169.254.1.1/16")
+	addAddr(t, addVeth(t, "ptp0"), "10.244.1.9/32")
+	addVeth(t, "bare0")
+	wantHostInterfaces(t)
+
+	addAddr(t, addVeth(t, "eth1"), "10.1.0.2/24")
+	addAddr(t, addVeth(t, "eth2"), "2001:db8:2::1/64")
+	wantHostInterfaces(t, "eth1", "eth2")
+
+	// A default route is enough without a network, as clouds have it, and makes a bridge the host's own.
+	eth0 := addVeth(t, "eth0")
+	addAddr(t, eth0, "192.0.2.1/32")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: network("0.0.0.0/0"), Scope: netlink.SCOPE_LINK}))
+	wantHostInterfaces(t, "eth0", "eth1", "eth2")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: byName(t, "br0").Attrs().Index, Dst: network("0.0.0.0/0"), Gw: net.ParseIP("192.0.2.9"), Priority: 100}))
+	wantHostInterfaces(t, "br0", "eth0", "eth1", "eth2")
+
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Attrs().Index, Dst: network("::/0"), Scope: netlink.SCOPE_LINK}))
+	wantHostInterfaces(t, "br0", "cali12345", "eth0", "eth1", "eth2")
+
+	for _, i := range hostInterfaces(t) {
+		if !slices.Equal(i.SelectedBy, []Selector{{Kind: ByHost}}) {
+			t.Errorf("%s was selected by %v", i.Name, i.SelectedBy)
+		}
+	}
+	// Together with selectors that ask for the same lists.
+	selectors := []Selector{defaultRoute, {Kind: ByHost}, nets("10.1.0.0/16"), name("eth9")}
+	found, err := Resolve(selectors)
+	must(t, err)
+	if got := names(found); !slices.Equal(got, []string{"br0", "cali12345", "eth0", "eth1", "eth2"}) {
+		t.Errorf("with others, ByHost chose %v", got)
+	}
+	for _, i := range found {
+		if i.Name == "eth1" && !slices.Equal(i.SelectedBy, []Selector{{Kind: ByHost}, nets("10.1.0.0/16")}) {
+			t.Errorf("eth1 was selected by %v", i.SelectedBy)
+		}
+	}
+	if got := Missing(selectors, found); !slices.Equal(got, []Selector{name("eth9")}) {
+		t.Errorf("missing: %v", got)
+	}
+}
+
 func TestResolveDefaultRouteMultipath(t *testing.T) {
 	inNewNetns(t)
 	var hops4, hops6 []*netlink.NexthopInfo
@@ -389,6 +466,37 @@ func TestLocalAddrs(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("LocalAddrs = %v, want %v and link-local ones", got, want)
 	}
+}
+
+func TestAddAddresses(t *testing.T) {
+	inNewNetns(t)
+	eth0, eth1 := addVeth(t, "eth0"), addVeth(t, "eth1")
+	for _, cidr := range []string{"10.1.2.3/24", "2001:db8::1/64", "10.0.0.1/8", "fd00::1/128", "fe80::77/64", "169.254.7.7/16"} {
+		addAddr(t, eth0, cidr)
+	}
+	for _, scope := range []netlink.Scope{netlink.SCOPE_LINK, netlink.SCOPE_HOST} {
+		must(t, netlink.AddrAdd(eth0, &netlink.Addr{IPNet: network(fmt.Sprintf("192.0.2.%d/32", scope)), Scope: int(scope)}))
+	}
+	must(t, netlink.AddrAdd(eth1, &netlink.Addr{IPNet: network("172.16.0.1/32"), Peer: network("172.17.0.1/32")}))
+	addVeth(t, "eth2")
+
+	found := resolve(t, "lo,eth0,eth1,eth2")
+	if found[0].Addresses != nil {
+		t.Errorf("Resolve alone gave %s addresses: %v", found[0].Name, found[0].Addresses)
+	}
+	must(t, netlink.LinkDel(byName(t, "eth2")))
+	must(t, AddAddresses(found))
+	got := map[string]string{}
+	for _, i := range found {
+		got[i.Name] = fmt.Sprint(i.Addresses)
+	}
+	want := map[string]string{
+		"lo": "[]", "eth0": "[10.0.0.1/8 10.1.2.3/24 2001:db8::1/64 fd00::1/128]", "eth1": "[172.16.0.1/32]", "eth2": "[]",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
+	}
+	must(t, AddAddresses(nil))
 }
 
 func FuzzRouteIndexes(f *testing.F) {

@@ -30,6 +30,12 @@ const (
 	ByNet Kind = "net"
 	// ByDefaultRoute chooses the interfaces of the main table's default routes of both families.
 	ByDefaultRoute Kind = "default-route"
+	// ByHost chooses every interface that connects the host, rather than a pod, with others: those of ByDefaultRoute,
+	// and those with a network on the link, which is an address of global scope with a prefix shorter than the address.
+	// That leaves out pods' veths and what CNI plugins and kube-proxy park addresses on, such as flannel.1 and
+	// kube-ipvs0. A bridge with a network, such as cni0 or docker0, is there for pods, too: it needs a default route.
+	// It never chooses loopback. No list has a word for it.
+	ByHost Kind = "host"
 )
 
 // DefaultRoute is the word that a list of selectors has for ByDefaultRoute.
@@ -44,13 +50,15 @@ type Selector struct {
 	Net netip.Prefix
 }
 
-// String is the selector as [ParseSelectors] reads it.
+// String is the selector as [ParseSelectors] reads it, and "*" for ByHost, as HostEndpoints write it.
 func (s Selector) String() string {
 	switch s.Kind {
 	case ByNet:
 		return s.Net.String()
 	case ByDefaultRoute:
 		return DefaultRoute
+	case ByHost:
+		return "*"
 	}
 	return s.Pattern
 }

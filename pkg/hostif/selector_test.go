@@ -41,6 +41,15 @@ func TestParseSelectors(t *testing.T) {
 	}
 }
 
+// A list's "*" is a glob: it means pods' interfaces, too.
+func TestHostSelector(t *testing.T) {
+	host := Selector{Kind: ByHost}
+	got, err := ParseSelectors(host.String())
+	if host.String() != "*" || err != nil || !slices.Equal(got, []Selector{glob("*")}) {
+		t.Errorf("ByHost is written %q, which parses to %v, %v", host, got, err)
+	}
+}
+
 func TestParseSelectorsErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                       `"": an empty item`,
