@@ -12,12 +12,26 @@
 #include "maps.h"
 #include "parse.h"
 
+/* What a rule does, in package policy's numbers; those from ACTION_LOG on do not decide. */
+enum action {
+	ACTION_ALLOW = 1,
+	ACTION_DENY,
+	ACTION_FAILSAFE,
+	ACTION_LOG,
+	ACTION_PASS,
+};
+
 #define NO_RULE		0xffffffffU
 #define NO_PORTS	0x10000U
 
 static __always_inline __u32 load_u32(const void *image, __u64 offset)
 {
 	return *(const __u32 *)(image + offset);
+}
+
+static __always_inline __u16 load_u16(const void *image, __u64 offset)
+{
+	return *(const __u16 *)(image + offset);
 }
 
 static __always_inline __u64 load_u64(const void *image, __u64 offset)
@@ -113,8 +127,74 @@ static __always_inline __u32 find_lowest_bit(__u64 v)
 	return lowest_bit[((v & -v) * 0x03f79d71b4cb0a89ULL) >> 58];
 }
 
-/* The index of the first rule that matches p, or NO_RULE. */
-static __noinline __u32 classify(const void *image, const struct packet *p)
+static __always_inline __u8 action_of(const void *image, __u32 rule)
+{
+	/* Vectors are padded to whole words; a bit beyond the last rule is never set. */
+	if (rule >= layout.rules)
+		return 0;
+	return *(const __u8 *)(image + layout.actions + rule);
+}
+
+#define NOT_COUNTED	0xffffffffU
+
+/* Where a vector is in the image, as walk() wants it. */
+static __always_inline __u64 vector_index(const void *image, const __u64 *vector)
+{
+	return vector ? (__u64)((void *)vector - image) / 8 : layout.every;
+}
+
+/*
+ * The end of classify() where some rules do not decide: what it returns, from the indexes of the vectors in 8-byte
+ * words. bytes is the packet's length, for the counters of the rules that match without deciding, or NOT_COUNTED.
+ *
+ * A step ends at the next word, or behind a rule that does not decide. There may be many, so this is a global function:
+ * the verifier follows it once, whatever it is called with. And all steps must look alike to it, whatever happened in
+ * the ones before: positions come from memory, or are mixed with a 0 from there; there is no branch to keep the first
+ * Log rule; and opaque() where a branch would tell the verifier about a variable that outlives the step.
+ */
+__noinline __u64 walk(__u64 src, __u64 dst, __u64 l4, __u64 sport, __u32 bytes)
+{
+	__u32 steps = layout.words + layout.hops, key = 0;
+	const __u64 *image = bpf_map_lookup_elem(&tables, &key);
+	__u64 zero, at, log;
+
+	if (!layout.hops || !image || src > layout.last || dst > layout.last || l4 > layout.last || sport > layout.last)
+		return NO_RULE;
+	zero = load_u16(image, layout.next + layout.rules * 2);
+	at = opaque(zero) & 0xffff;
+	log = opaque(zero) & 0xffff;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < steps; i++) {
+		__u64 w = at >> 6, match, none_yet;
+		__u32 rule;
+		__u8 action;
+
+		if (w >= layout.words)
+			break;
+		match = image[src + w] & image[dst + w] & image[l4 + w] & image[sport + w] & ~0ULL << (at & 63);
+		if (!match) {
+			at = opaque(w + 1) << 6 ^ zero;
+			continue;
+		}
+		rule = w * 64 + find_lowest_bit(match);
+		action = action_of(image, rule);
+		if (action < ACTION_LOG)
+			return log << 32 | rule;
+		if (opaque(opaque(bytes) ^ zero) != NOT_COUNTED)
+			count(COUNTER_RULES + rule, bytes);
+		none_yet = opaque(log - 1) >> 63;	/* 1 while log is 0 */
+		log = (log + (rule + 1) * (none_yet & (ACTION_PASS - action))) & 0xffff;	/* which is 1 for Log */
+		at = load_u16(image, layout.next + rule * 2);
+	}
+	return log << 32 | NO_RULE;
+}
+
+/*
+ * The index of the first rule that matches p and decides, or NO_RULE. The upper half is the index plus one of the
+ * first Log rule that matched before, or 0. first says that this packet is asked about, not one that it quotes: the
+ * rules that match without deciding count it.
+ */
+static __noinline __u64 classify(const void *image, const struct packet *p, bool first)
 {
 	const __u64 *src = NULL, *dst = NULL, *l4 = NULL, *sport = NULL;
 
@@ -156,6 +236,10 @@ static __noinline __u32 classify(const void *image, const struct packet *p)
 		REQUIRE(sport);
 	}
 #undef REQUIRE
+
+	if (layout.hops)
+		return walk(vector_index(image, src), vector_index(image, dst), vector_index(image, l4),
+			    vector_index(image, sport), first ? p->bytes : NOT_COUNTED);
 
 	for (__u32 w = 0; w < layout.words; w++) {
 		__u64 match = ~0ULL;

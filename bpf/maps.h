@@ -41,6 +41,10 @@ struct table_layout {
 	__u32 rules;
 	__u32 words;	/* 64-bit words of a rule vector */
 	__u32 actions;	/* byte offset of u8[rules] */
+	__u32 next;	/* byte offset of u16[rules + 1]: which rule to go on at behind one that does not decide; a 0 */
+	__u32 hops;	/* rules that one packet can match without a decision, at most; 0: every rule decides */
+	__u32 every;	/* index in u64[] of the vector of all rules */
+	__u32 last;	/* the highest index at which a vector may begin */
 	struct intervals src4, dst4, src6, dst6;
 	struct pages l4;	/* slot << 16 | destination port, ICMP type and code, or protocol */
 	struct pages sport;	/* source port, or 65536 where there are no ports */
@@ -57,6 +61,13 @@ const volatile __u8 layer3;
 /* Return the whole decision instead of a verdict: for BPF_PROG_TEST_RUN on a private copy. */
 const volatile __u8 trace;
 
+/* Report logged packets: there are the maps for it. */
+const volatile __u8 reporting;
+
+/* Whose packets these are, for reports. */
+const volatile __u32 ifindex;
+const volatile __u64 generation;
+
 /* One generation of lookup tables: a single value, its size set when the map is made. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -69,6 +80,7 @@ struct {
 struct counter {
 	__u64 packets;
 	__u64 bytes;
+	__u64 last;	/* jiffies */
 };
 
 /* Entries below COUNTER_RULES count packets that no rule decided, the others one rule each. */
@@ -89,5 +101,16 @@ struct {
 	__type(value, struct counter);
 	__uint(max_entries, COUNTER_RULES);
 } counters SEC(".maps");
+
+static __always_inline void count(__u32 index, __u32 bytes)
+{
+	struct counter *c = bpf_map_lookup_elem(&counters, &index);
+
+	if (c) {
+		c->packets++;
+		c->bytes += bytes;
+		c->last = bpf_jiffies64();
+	}
+}
 
 #endif

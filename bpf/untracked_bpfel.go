@@ -13,10 +13,41 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type UntrackedBudget struct {
+	_          structs.HostLayout
+	Spent      uint64
+	Suppressed uint64
+}
+
 type UntrackedCounter struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+	Last    uint64
+}
+
+type UntrackedEvent struct {
+	_             structs.HostLayout
+	Time          uint64
+	Generation    uint64
+	Suppressed    uint64
+	Ifindex       uint32
+	Bytes         uint32
+	SrcHi         uint64
+	SrcLo         uint64
+	DstHi         uint64
+	DstLo         uint64
+	Sport         uint16
+	Value         uint16
+	Slot          uint8
+	HopLimit      uint8
+	Ipv4          uint8
+	LaterFragment uint8
+	Rule          uint32
+	Log           uint32
+	Verdict       uint8
+	By            uint8
+	Pad           [6]uint8
 }
 
 type UntrackedTableLayout struct {
@@ -24,6 +55,10 @@ type UntrackedTableLayout struct {
 	Rules   uint32
 	Words   uint32
 	Actions uint32
+	Next    uint32
+	Hops    uint32
+	Every   uint32
+	Last    uint32
 	Src4    struct {
 		_        structs.HostLayout
 		Count    uint32
@@ -90,15 +125,21 @@ type UntrackedTableLayout struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	UntrackedMapBudget         = "budget"
 	UntrackedMapCounters       = "counters"
+	UntrackedMapEvents         = "events"
+	UntrackedMapMonitor        = "monitor"
 	UntrackedMapTables         = "tables"
 	UntrackedProgUntrackedMark = "untracked_mark"
 	UntrackedProgUntrackedTc   = "untracked_tc"
 	UntrackedProgUntrackedXdp  = "untracked_xdp"
 	UntrackedProgUntrackedXdpf = "untracked_xdpf"
+	UntrackedVarGeneration     = "generation"
+	UntrackedVarIfindex        = "ifindex"
 	UntrackedVarLayer3         = "layer3"
 	UntrackedVarLayout         = "layout"
 	UntrackedVarMark           = "mark"
+	UntrackedVarReporting      = "reporting"
 	UntrackedVarTrace          = "trace"
 )
 
@@ -154,7 +195,10 @@ type UntrackedProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type UntrackedMapSpecs struct {
+	Budget   *ebpf.MapSpec `ebpf:"budget"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
+	Events   *ebpf.MapSpec `ebpf:"events"`
+	Monitor  *ebpf.MapSpec `ebpf:"monitor"`
 	Tables   *ebpf.MapSpec `ebpf:"tables"`
 }
 
@@ -162,10 +206,13 @@ type UntrackedMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type UntrackedVariableSpecs struct {
-	Layer3 *ebpf.VariableSpec `ebpf:"layer3"`
-	Layout *ebpf.VariableSpec `ebpf:"layout"`
-	Mark   *ebpf.VariableSpec `ebpf:"mark"`
-	Trace  *ebpf.VariableSpec `ebpf:"trace"`
+	Generation *ebpf.VariableSpec `ebpf:"generation"`
+	Ifindex    *ebpf.VariableSpec `ebpf:"ifindex"`
+	Layer3     *ebpf.VariableSpec `ebpf:"layer3"`
+	Layout     *ebpf.VariableSpec `ebpf:"layout"`
+	Mark       *ebpf.VariableSpec `ebpf:"mark"`
+	Reporting  *ebpf.VariableSpec `ebpf:"reporting"`
+	Trace      *ebpf.VariableSpec `ebpf:"trace"`
 }
 
 // UntrackedObjects contains all objects after they have been loaded into the kernel.
@@ -188,13 +235,19 @@ func (o *UntrackedObjects) Close() error {
 //
 // It can be passed to LoadUntrackedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type UntrackedMaps struct {
+	Budget   *ebpf.Map `ebpf:"budget"`
 	Counters *ebpf.Map `ebpf:"counters"`
+	Events   *ebpf.Map `ebpf:"events"`
+	Monitor  *ebpf.Map `ebpf:"monitor"`
 	Tables   *ebpf.Map `ebpf:"tables"`
 }
 
 func (m *UntrackedMaps) Close() error {
 	return _UntrackedClose(
+		m.Budget,
 		m.Counters,
+		m.Events,
+		m.Monitor,
 		m.Tables,
 	)
 }
@@ -203,10 +256,13 @@ func (m *UntrackedMaps) Close() error {
 //
 // It can be passed to LoadUntrackedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type UntrackedVariables struct {
-	Layer3 *ebpf.Variable `ebpf:"layer3"`
-	Layout *ebpf.Variable `ebpf:"layout"`
-	Mark   *ebpf.Variable `ebpf:"mark"`
-	Trace  *ebpf.Variable `ebpf:"trace"`
+	Generation *ebpf.Variable `ebpf:"generation"`
+	Ifindex    *ebpf.Variable `ebpf:"ifindex"`
+	Layer3     *ebpf.Variable `ebpf:"layer3"`
+	Layout     *ebpf.Variable `ebpf:"layout"`
+	Mark       *ebpf.Variable `ebpf:"mark"`
+	Reporting  *ebpf.Variable `ebpf:"reporting"`
+	Trace      *ebpf.Variable `ebpf:"trace"`
 }
 
 // UntrackedPrograms contains all programs after they have been loaded into the kernel.

@@ -6,29 +6,9 @@
 #define UNTRACKED_VERDICT_H
 
 #include "classify.h"
+#include "event.h"
 #include "maps.h"
 #include "parse.h"
-
-enum action {
-	ACTION_ALLOW = 1,
-	ACTION_DENY,
-	ACTION_FAILSAFE,
-};
-
-enum verdict {
-	VERDICT_TRACKED,
-	VERDICT_UNTRACKED,
-	VERDICT_DENIED,
-};
-
-enum reason {
-	BY_NO_MATCH,
-	BY_RULE,
-	BY_FAILSAFE,
-	BY_MALFORMED,
-	BY_FRAGMENT,
-	BY_NOT_IP,
-};
 
 /* The packet that an ICMP error is about stands behind this many bytes, in every type of both families. */
 #define ICMP_ERROR_HEADER	8
@@ -36,34 +16,10 @@ enum reason {
 /* Longer than any packet. */
 #define MAX_BYTES		0x7fffffff
 
-struct decision {
-	__u32 rule;
-	__u8 verdict;	/* enum verdict */
-	__u8 by;	/* enum reason */
-};
-
-/* What a traced program returns: verdict, reason, and the rule's index plus one. */
+/* What a traced program returns: verdict, whether it was logged, reason, and the rule's index plus one. */
 static __always_inline __u32 encode(struct decision d)
 {
-	return d.verdict | d.by << 4 | (d.rule == NO_RULE ? 0 : (d.rule + 1) << 8);
-}
-
-static __always_inline void count(__u32 index, __u32 bytes)
-{
-	struct counter *c = bpf_map_lookup_elem(&counters, &index);
-
-	if (c) {
-		c->packets++;
-		c->bytes += bytes;
-	}
-}
-
-static __always_inline __u8 action_of(const void *image, __u32 rule)
-{
-	/* Vectors are padded to whole words; a bit beyond the last rule is never set. */
-	if (rule >= layout.rules)
-		return 0;
-	return *(const __u8 *)(image + layout.actions + rule);
+	return d.verdict | (d.log ? 1 << 3 : 0) | d.by << 4 | (d.rule == NO_RULE ? 0 : (d.rule + 1) << 8);
 }
 
 static __always_inline bool is_neighbour_discovery(const struct packet *p)
@@ -129,9 +85,10 @@ static __always_inline struct decision decide(void *ip, void *end, __u16 type, b
 	struct decision d = { .rule = NO_RULE, .verdict = VERDICT_TRACKED, .by = BY_NO_MATCH };
 	struct surroundings outer = { .limit = MAX_BYTES, .aggregated = aggregated };
 	struct surroundings icmp = { .quoted = true };
-	struct packet p = {};
+	struct packet p = {}, flow;
 	const void *image;
-	__u32 zero = 0, bytes, rule, none = COUNTER_TRACKED;
+	__u32 zero = 0, rule, none = COUNTER_TRACKED;
+	__u64 found;
 
 	switch (parse_ip(&p, ip, end, type, outer)) {
 	case NOT_IP:
@@ -145,21 +102,22 @@ static __always_inline struct decision decide(void *ip, void *end, __u16 type, b
 	case PARSED:
 		break;
 	}
-	bytes = p.bytes;
 	if (p.later_fragment) {
 		none = COUNTER_FRAGMENT;
 		d.by = BY_FRAGMENT;
 	}
 	if (is_neighbour_discovery(&p)) {
 		d.by = BY_FAILSAFE;
-		count(COUNTER_FAILSAFE, bytes);
+		count(COUNTER_FAILSAFE, p.bytes);
 		return d;
 	}
 	image = bpf_map_lookup_elem(&tables, &zero);
 	if (!image || !layout.rules)
 		goto no_match;
 
-	rule = classify(image, &p);
+	found = classify(image, &p, true);
+	rule = found;
+	d.log = found >> 32;
 	switch (action_of(image, rule)) {
 	case ACTION_ALLOW:
 		d.verdict = VERDICT_UNTRACKED;
@@ -178,20 +136,23 @@ static __always_inline struct decision decide(void *ip, void *end, __u16 type, b
 
 	ip += (p.l4 & MAX_HEADER_BYTES) + ICMP_ERROR_HEADER;
 	icmp.limit = p.left - ICMP_ERROR_HEADER;
-	if (parse_ip(&p, ip, end, type, icmp) != PARSED)
+	if (parse_ip(&flow, ip, end, type, icmp) != PARSED)
 		goto no_match;
-	reverse(&p);
-	rule = classify(image, &p);
+	reverse(&flow);
+	rule = classify(image, &flow, false);
 	if (action_of(image, rule) != ACTION_ALLOW)
 		goto no_match;
 	d.verdict = VERDICT_UNTRACKED;
 	d.by = BY_RULE;
 match:
 	d.rule = rule;
-	count(COUNTER_RULES + rule, bytes);
-	return d;
+	count(COUNTER_RULES + rule, p.bytes);
+	goto decided;
 no_match:
-	count(none, bytes);
+	count(none, p.bytes);
+decided:
+	if (d.log && reporting && !trace)
+		report(&p, d.rule, d.log, d.verdict, d.by);
 	return d;
 }
 

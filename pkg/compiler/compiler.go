@@ -25,6 +25,7 @@ package compiler
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
@@ -33,6 +34,9 @@ import (
 const (
 	// MaxRules bounds the rules of one direction: 64 words a vector.
 	MaxRules = 4096
+	// MaxHops bounds the rules that one packet can match without a decision: Log rules, and one Pass a tier. The
+	// kernel's verifier follows each such step.
+	MaxHops = 512
 	// MaxImage bounds the image, in bytes.
 	MaxImage = 96 << 20
 )
@@ -60,6 +64,15 @@ func Compile(rules []policy.Rule) (*Image, error) {
 		b.bytes = append(b.bytes, byte(rules[i].Action))
 	}
 
+	next := nexts(rules)
+	if b.layout.Hops = hops(rules, next); b.layout.Hops > MaxHops {
+		return nil, fmt.Errorf("a packet may match %d Log and Pass rules one after the other in one direction, at most %d are supported", b.layout.Hops, MaxHops)
+	}
+	if b.layout.Hops > 0 {
+		b.layout.Next = b.u16s(next)
+		b.layout.Every = b.u64s(slices.Repeat([]uint64{^uint64(0)}, words)) / 8
+	}
+
 	b.layout.L4 = b.pages(compileL4(rules, words))
 	b.layout.Sport = b.pages(compileSourcePorts(rules, words))
 	b.layout.Src4 = b.intervals4(compileAddresses4(rules, words, source))
@@ -73,7 +86,29 @@ func Compile(rules []policy.Rule) (*Image, error) {
 	if b.err != nil {
 		return nil, b.err
 	}
+	b.layout.Last = uint32(len(b.bytes)/8 - words)
 	return &Image{b.bytes, b.layout}, nil
+}
+
+// nexts is policy.Next of each rule, with a 0 behind them.
+func nexts(rules []policy.Rule) []uint16 {
+	next := make([]uint16, len(rules)+1)
+	for i := range rules {
+		next[i] = uint16(policy.Next(rules, i))
+	}
+	return next
+}
+
+// hops is how many rules one packet may match without a decision, at most.
+func hops(rules []policy.Rule, next []uint16) uint32 {
+	most := make([]uint32, len(rules)+1) // from each rule on
+	for i := len(rules) - 1; i >= 0; i-- {
+		most[i] = most[i+1]
+		if !rules[i].Action.Decides() {
+			most[i] = max(most[i], 1+most[next[i]])
+		}
+	}
+	return most[0]
 }
 
 // builder appends tables to the image.

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
@@ -30,11 +32,13 @@ func TestClassifyAgreesWithEvaluator(t *testing.T) {
 			if p == nil {
 				continue
 			}
-			p.Quoted = nil // Classify is about one header
-			p.HopLimit = 1 // and about rules alone
-			want := policy.Evaluate(rules, p).Rule
-			if got := image.Classify(p); got != want {
-				t.Fatalf("seed %d: packet %+v: tables say rule %d, evaluator %d", seed, p, got, want)
+			want, wantVia := policy.Walk(rules, p)
+			got, via := image.Classify(p)
+			if got != want || !slices.Equal(via, wantVia) {
+				t.Fatalf("seed %d: packet %+v: tables say rule %d via %v, evaluator %d via %v", seed, p, got, via, want, wantVia)
+			}
+			if len(via) > int(image.Layout.Hops) {
+				t.Fatalf("seed %d: packet %+v matched %v, more than %d", seed, p, via, image.Layout.Hops)
 			}
 			compared++
 		}
@@ -83,8 +87,47 @@ func TestBounds(t *testing.T) {
 	if err != nil || len(image.Bytes) == 0 {
 		t.Errorf("no rules: %v, %d bytes", err, len(image.Bytes))
 	}
-	if got := image.Classify(&policy.Packet{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}); got != policy.NoRule {
+	if got, _ := image.Classify(&policy.Packet{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}); got != policy.NoRule {
 		t.Errorf("no rules: rule %d matched", got)
+	}
+}
+
+// How many rules a packet may match without a decision: a Pass skips the rest of its tier.
+func TestHops(t *testing.T) {
+	rules := func(tiers ...string) (out []policy.Rule) {
+		actions := map[rune]policy.Action{'a': policy.Allow, 'l': policy.Log, 'p': policy.Pass}
+		for i, tier := range tiers {
+			for _, a := range tier {
+				out = append(out, policy.Rule{Tier: string(rune('A' + i)), Action: actions[a]})
+			}
+		}
+		return out
+	}
+	for _, c := range []struct {
+		rules []policy.Rule
+		want  uint32
+	}{
+		{nil, 0},
+		{rules("aaa", "a"), 0},
+		{rules("lal"), 2},
+		{rules("ppp"), 1},
+		{rules("pppl"), 1},
+		{rules("plll", "p"), 4},
+		{rules("lp", "pa", "al"), 4},
+		{rules(strings.Repeat("p", MaxRules)), 1},
+		{rules(strings.Repeat("a", MaxRules-MaxHops) + strings.Repeat("l", MaxHops)), MaxHops},
+	} {
+		image, err := Compile(c.rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if image.Layout.Hops != c.want {
+			t.Errorf("%v: %d hops, want %d", c.rules, image.Layout.Hops, c.want)
+		}
+	}
+	_, err := Compile(rules(strings.Repeat("l", MaxHops+1)))
+	if err == nil || !strings.Contains(err.Error(), "Log") {
+		t.Errorf("too many Log rules: %v", err)
 	}
 }
 

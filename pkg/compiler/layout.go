@@ -6,6 +6,8 @@ package compiler
 // which says what each field means; offsets are in bytes from the start of the image.
 type Layout struct {
 	Rules, Words, Actions  uint32
+	Next, Hops             uint32
+	Every, Last            uint32
 	Src4, Dst4, Src6, Dst6 Intervals
 	L4, Sport              Pages
 }

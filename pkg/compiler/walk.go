@@ -11,12 +11,11 @@ import (
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// Classify returns the index of the first rule that matches p by reading the image as the BPF programs do, or
-// policy.NoRule.
-func (im *Image) Classify(p *policy.Packet) int {
+// Classify is policy.Walk by reading the image as the BPF programs do.
+func (im *Image) Classify(p *policy.Packet) (decides int, via []int) {
 	l := &im.Layout
 	if l.Rules == 0 {
-		return policy.NoRule
+		return policy.NoRule, nil
 	}
 	match := make([]uint64, l.Words)
 	for i := range match {
@@ -72,14 +71,24 @@ func (im *Image) Classify(p *policy.Packet) int {
 	}
 	byPage(&l.Sport, sport)
 
-	for w, m := range match {
-		if m != 0 {
-			if rule := w*64 + bits.TrailingZeros64(m); rule < int(l.Rules) {
-				return rule
-			}
+	at := uint32(0)
+	for w := at / 64; w < l.Words; w = at / 64 {
+		m := match[w] & (^uint64(0) << (at % 64))
+		if m == 0 {
+			at = (w + 1) * 64
+			continue
 		}
+		rule := w*64 + uint32(bits.TrailingZeros64(m))
+		if rule >= l.Rules {
+			break
+		}
+		if policy.Action(im.Bytes[l.Actions+rule]).Decides() {
+			return int(rule), via
+		}
+		via = append(via, int(rule))
+		at = uint32(im.u16(l.Next + rule*2))
 	}
-	return policy.NoRule
+	return policy.NoRule, via
 }
 
 func l4Key(p *policy.Packet) (slot, value uint32) {

@@ -36,8 +36,13 @@ type bench struct {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
+	return newBenchIn(t, lab.Config{})
+}
+
+func newBenchIn(t testing.TB, c lab.Config) *bench {
+	t.Helper()
 	requireRoot(t)
-	l := lab.New(t, lab.Config{})
+	l := lab.New(t, c)
 	b := &bench{t, l, PinsAt(l.BPFFS), Target{Name: "eth0", Index: l.Uplinks[0].NodeIndex}}
 	b.must(b.pins.Create())
 	return b
@@ -89,11 +94,12 @@ func (b *bench) tryInstall(gen uint64, t Target, modes []Mode, rules ...policy.R
 	}
 	image, compileErr := compiler.Compile(rules)
 	b.must(compileErr)
-	g, newErr := b.pins.NewGeneration(gen, rules, image, testMark)
-	b.must(newErr)
+	g := b.pins.NewGeneration(gen, testMark)
 	defer g.Close()
+	tables, tablesErr := g.Tables(rules, image)
+	b.must(tablesErr)
 	b.in(func() error {
-		a, refused, err = g.Install(t, modes)
+		a, refused, err = g.Install(t, modes, tables)
 		return nil
 	})
 	return a, refused, err
@@ -118,9 +124,9 @@ func (b *bench) wantDrift(what string, a Attached) error {
 	return err
 }
 
-func (b *bench) prune(tables uint64, keep map[int]uint64) {
+func (b *bench) prune(keep map[int]uint64) {
 	b.Helper()
-	b.in(func() error { return b.pins.Prune(tables, keep) })
+	b.in(func() error { return b.pins.Prune(keep, false) })
 }
 
 // pinned lists the pins below the directory, in order.
@@ -233,7 +239,7 @@ func TestInstall(t *testing.T) {
 				links = links[:1]
 			}
 			first := b.install(1, mode, udpRule(policy.Allow, 700))
-			b.wantPinned("generation 1", append(slices.Clone(links), "tables-1", "./counters-1", "./ledger-1")...)
+			b.wantPinned("generation 1", append(slices.Clone(links), "./tables-1", "./counters-1", "./ledger-1")...)
 			h := b.hooks()
 			if h.XDP != first.XDP || h.Generic != (mode == Generic) || !slices.Equal(h.TCXIngress, []uint32{first.TC}) || first.Clsact || h.Clsact {
 				t.Errorf("hooks %+v do not fit %+v", h, first)
@@ -256,9 +262,9 @@ func TestInstall(t *testing.T) {
 				t.Errorf("generation 2 has the program of generation 1")
 			}
 			b.wantDrift("the old programs", first)
-			b.wantPinned("before pruning", append(slices.Clone(links), "tables-1", "./counters-1", "./ledger-1", "tables-2", "./counters-2", "./ledger-2")...)
-			b.prune(2, map[int]uint64{b.target.Index: 2})
-			b.wantPinned("after pruning", append(slices.Clone(links), "tables-2", "./counters-2", "./ledger-2")...)
+			b.wantPinned("before pruning", append(slices.Clone(links), "./tables-1", "./counters-1", "./ledger-1", "./tables-2", "./counters-2", "./ledger-2")...)
+			b.prune(map[int]uint64{b.target.Index: 2})
+			b.wantPinned("after pruning", append(slices.Clone(links), "./tables-2", "./counters-2", "./ledger-2")...)
 			b.wantFreed(first.Program())
 			b.send(700, 5)
 			b.send(701, 3)
@@ -306,7 +312,7 @@ func TestChangeMode(t *testing.T) {
 	for i, mode := range []Mode{Native, Classifier, Generic, Native, Generic, Classifier, Native} {
 		gen := uint64(i + 1)
 		a := b.install(gen, mode, udpRule(policy.Allow, 700))
-		b.prune(gen, map[int]uint64{b.target.Index: gen})
+		b.prune(map[int]uint64{b.target.Index: gen})
 		h := b.hooks()
 		if h.XDP != a.XDP || h.Generic != (mode == Generic) || len(h.TCXIngress) != 1 || h.Clsact {
 			t.Errorf("from %q to %q: hooks %+v", before.Mode, mode, h)
@@ -410,7 +416,7 @@ func TestForeignXDP(t *testing.T) {
 			if h := b.hooks(); h.XDP != id || len(h.TCXIngress) != 0 {
 				t.Errorf("hooks %+v, want the foreign program alone", h)
 			}
-			b.wantPinned("refused", "tables-1")
+			b.wantPinned("refused")
 
 			a, refused, err := b.tryInstall(2, target, []Mode{Native, Classifier})
 			if err != nil || a.Mode != Classifier || len(refused) != 1 || !errors.Is(refused[0], ErrForeignXDP) {
@@ -476,18 +482,18 @@ func TestPrune(t *testing.T) {
 	// Pins of an interface that is gone, as an apply before a reboot of the NIC left them.
 	b.must(b.pins.createInterface(999999))
 
-	b.prune(3, map[int]uint64{b.target.Index: 3})
-	b.wantPinned("of three generations", "tables-3", "./counters-3", "./ledger-3", "./tc", "./xdp")
+	b.prune(map[int]uint64{b.target.Index: 3})
+	b.wantPinned("of three generations", "./tables-3", "./counters-3", "./ledger-3", "./tc", "./xdp")
 	if indexes, err := b.pins.Interfaces(); err != nil || !slices.Equal(indexes, []int{b.target.Index}) {
 		t.Errorf("interfaces %v, %v; want %d alone", indexes, err, b.target.Index)
 	}
-	// An interface may be a generation behind the tables.
+	// What is kept is what the caller says, not the newest.
 	b.install(4, Native)
-	b.prune(4, map[int]uint64{b.target.Index: 3})
-	b.wantPinned("an interface behind", "tables-4", "./counters-3", "./ledger-3", "./tc", "./xdp")
+	b.prune(map[int]uint64{b.target.Index: 3})
+	b.wantPinned("an interface behind", "./tables-3", "./counters-3", "./ledger-3", "./tc", "./xdp")
 
-	b.prune(4, nil)
-	b.wantPinned("out of the policy", "tables-4")
+	b.prune(nil)
+	b.wantPinned("out of the policy")
 	if h := b.hooks(); !h.None() {
 		t.Errorf("out of the policy: hooks %+v", h)
 	}
@@ -515,7 +521,7 @@ func TestCarryPins(t *testing.T) {
 	_, ledger, err := NewCounters(nil)
 	b.must(err)
 	defer ledger.Close()
-	b.must(pinMap(ledger, generationPath(b.pins.of(b.target.Index), "ledger", 4)))
+	b.must(pinMap(ledger, b.pins.generation(b.target.Index, ledgerPin, 4)))
 
 	for range 3 {
 		b.must(b.pins.Carry(b.target.Index))
@@ -524,11 +530,11 @@ func TestCarryPins(t *testing.T) {
 		}
 	}
 	b.install(5, Native, goes, stays)
-	b.prune(5, map[int]uint64{b.target.Index: 5})
+	b.prune(map[int]uint64{b.target.Index: 5})
 	if c := b.counts(); c.Rules[0].Packets != 0 || c.Rules[1].Packets != 6 || c.Denied.Packets != 2 {
 		t.Errorf("after pruning: counts %+v, want 0 and 6 by rule, 2 denied in all", c)
 	}
-	b.wantPinned("after pruning", "tables-5", "./counters-5", "./ledger-5", "./tc", "./xdp")
+	b.wantPinned("after pruning", "./tables-5", "./counters-5", "./ledger-5", "./tc", "./xdp")
 }
 
 func TestCountsWithoutPins(t *testing.T) {
@@ -560,7 +566,7 @@ func TestClsact(t *testing.T) {
 			var before Attached
 			for gen := uint64(1); gen <= 3; gen++ {
 				a := b.install(gen, mode, udpRule(policy.Allow, 700))
-				b.prune(gen, map[int]uint64{b.target.Index: gen})
+				b.prune(map[int]uint64{b.target.Index: gen})
 				if h := b.hooks(); !a.Clsact || !h.Clsact || h.Filters != 1 || len(h.TCXIngress) != 0 || h.XDP != a.XDP {
 					t.Errorf("generation %d: %+v, hooks %+v; want one filter on clsact", gen, a, h)
 				}
@@ -578,7 +584,7 @@ func TestClsact(t *testing.T) {
 				t.Errorf("Verify: %v, want an error that wraps fs.ErrNotExist", err)
 			}
 			a := b.install(4, mode, udpRule(policy.Allow, 700))
-			b.prune(4, map[int]uint64{b.target.Index: 4})
+			b.prune(map[int]uint64{b.target.Index: 4})
 			for range 2 {
 				b.in(b.pins.Remove)
 			}
@@ -629,7 +635,7 @@ func TestClsactForeignFilter(t *testing.T) {
 			})
 			for gen := uint64(1); gen <= 2; gen++ {
 				b.install(gen, Classifier, udpRule(policy.Allow, 700))
-				b.prune(gen, map[int]uint64{b.target.Index: gen})
+				b.prune(map[int]uint64{b.target.Index: gen})
 				if h := b.hooks(); h.Filters != 2 {
 					t.Errorf("generation %d: %d filters, want ours and the foreign one", gen, h.Filters)
 				}

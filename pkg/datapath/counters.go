@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -24,35 +25,55 @@ const (
 )
 
 // Counter is a number of packets and of their bytes, IP header included.
-type Counter struct{ Packets, Bytes uint64 }
+type Counter struct {
+	Packets, Bytes uint64
+	// Last is when the last one was counted, to a few milliseconds; zero if none ever was.
+	Last time.Time
+}
 
 func (c *Counter) add(o Counter) {
 	c.Packets += o.Packets
 	c.Bytes += o.Bytes
+	if o.Last.After(c.Last) {
+		c.Last = o.Last
+	}
+}
+
+// tally is a Counter in the kernel's terms: the last packet is told in jiffies.
+type tally bpf.UntrackedCounter
+
+func (t *tally) add(o tally) {
+	t.Packets += o.Packets
+	t.Bytes += o.Bytes
+	t.Last = max(t.Last, o.Last)
 }
 
 // ledgerEntry says whose counter the same entry of the counters map is, and what it had counted before this
 // generation. Only user space writes it. Together with the pinned counters map it makes a generation's counts
 // complete in themselves: no file has to agree with them.
 type ledgerEntry struct {
-	ID      uint64 // policy.IDs, or 0 below counterRules
-	Action  uint64 // policy.Action, or 0
-	Packets uint64
-	Bytes   uint64
+	ID     uint64 // policy.IDs, or 0 below counterRules
+	Action uint64 // policy.Action, or 0
+	Past   tally
 }
+
+const (
+	counterSize = 24 // of struct counter in bpf/maps.h
+	ledgerSize  = 16 + counterSize
+)
 
 // NewCounters creates the counters of a generation: a per-CPU map that the programs write and a ledger that
 // names its entries. The caller closes both.
 func NewCounters(rules []policy.Rule) (counters, ledger *ebpf.Map, err error) {
 	n := uint32(counterRules + len(rules))
 	counters, err = newMap(&ebpf.MapSpec{
-		Name: "untracked_cnt", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: n,
+		Name: countersName, Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: counterSize, MaxEntries: n,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	ledger, err = newMap(&ebpf.MapSpec{
-		Name: "untracked_ledg", Type: ebpf.Array, KeySize: 4, ValueSize: 32, MaxEntries: n,
+		Name: ledgerName, Type: ebpf.Array, KeySize: 4, ValueSize: ledgerSize, MaxEntries: n,
 	})
 	if err != nil {
 		counters.Close()
@@ -83,10 +104,10 @@ func writeLedger(ledger *ebpf.Map, entries []ledgerEntry) error {
 }
 
 // readTotals returns the ledger and, for each entry, all that was ever counted for it.
-func readTotals(counters, ledger *ebpf.Map) ([]ledgerEntry, []Counter, error) {
+func readTotals(counters, ledger *ebpf.Map) ([]ledgerEntry, []tally, error) {
 	n := int(counters.MaxEntries())
-	entries, totals := make([]ledgerEntry, n), make([]Counter, n)
-	var perCPU []bpf.UntrackedCounter
+	entries, totals := make([]ledgerEntry, n), make([]tally, n)
+	var perCPU []tally
 	for i := range n {
 		key := uint32(i)
 		if err := ledger.Lookup(key, &entries[i]); err != nil {
@@ -95,17 +116,17 @@ func readTotals(counters, ledger *ebpf.Map) ([]ledgerEntry, []Counter, error) {
 		if err := counters.Lookup(key, &perCPU); err != nil {
 			return nil, nil, fmt.Errorf("read counters: %w", err)
 		}
-		totals[i] = Counter{entries[i].Packets, entries[i].Bytes}
+		totals[i] = entries[i].Past
 		for _, c := range perCPU {
-			totals[i].add(Counter{c.Packets, c.Bytes})
+			totals[i].add(c)
 		}
 	}
 	return entries, totals, nil
 }
 
 // carry sets what a generation's ledger remembers to all that the generation before it counted: rule by rule
-// where the rule is still there, into the sum of its action where it is not. It sets and never adds, so that
-// doing it twice, after a crash, is doing it once.
+// where the rule is still there, into the sum of its action where it is not (there is none of what does not decide).
+// It sets and never adds, so that doing it twice, after a crash, is doing it once.
 func carry(oldCounters, oldLedger, newLedger *ebpf.Map) error {
 	was, totals, err := readTotals(oldCounters, oldLedger)
 	if err != nil {
@@ -118,7 +139,7 @@ func carry(oldCounters, oldLedger, newLedger *ebpf.Map) error {
 		if err := newLedger.Lookup(uint32(i), &now[i]); err != nil {
 			return fmt.Errorf("read the ledger: %w", err)
 		}
-		now[i].Packets, now[i].Bytes = 0, 0
+		now[i].Past = tally{}
 		if now[i].ID != 0 {
 			place[now[i].ID] = i
 		}
@@ -131,12 +152,13 @@ func carry(oldCounters, oldLedger, newLedger *ebpf.Map) error {
 		if e.ID != 0 {
 			kept, ok := place[e.ID]
 			if !ok {
-				kept = retired[policy.Action(e.Action)]
+				if kept, ok = retired[policy.Action(e.Action)]; !ok {
+					continue
+				}
 			}
 			to = kept
 		}
-		now[to].Packets += totals[i].Packets
-		now[to].Bytes += totals[i].Bytes
+		now[to].Past.add(totals[i])
 	}
 	return writeLedger(newLedger, now)
 }
@@ -151,22 +173,26 @@ type Counts struct {
 	Rules []Counter
 }
 
-func newCounts(entries []ledgerEntry, totals []Counter) Counts {
-	c := Counts{
-		Tracked: totals[counterTracked], Failsafe: totals[counterFailsafe], Malformed: totals[counterMalformed],
-		Fragment: totals[counterFragment], Untracked: totals[counterUntracked], Denied: totals[counterDenied],
-		NoMetadata: totals[counterNoMetadata].Packets,
-		Rules:      totals[counterRules:],
+func newCounts(entries []ledgerEntry, totals []tally, c clock) Counts {
+	counters := make([]Counter, len(totals))
+	for i, t := range totals {
+		counters[i] = Counter{t.Packets, t.Bytes, c.time(t.Last)}
+	}
+	out := Counts{
+		Tracked: counters[counterTracked], Failsafe: counters[counterFailsafe], Malformed: counters[counterMalformed],
+		Fragment: counters[counterFragment], Untracked: counters[counterUntracked], Denied: counters[counterDenied],
+		NoMetadata: counters[counterNoMetadata].Packets,
+		Rules:      counters[counterRules:],
 	}
 	for i, e := range entries {
 		switch policy.Action(e.Action) {
 		case policy.Allow:
-			c.Untracked.add(totals[i])
+			out.Untracked.add(counters[i])
 		case policy.Deny:
-			c.Denied.add(totals[i])
+			out.Denied.add(counters[i])
 		case policy.Failsafe:
-			c.Failsafe.add(totals[i])
+			out.Failsafe.add(counters[i])
 		}
 	}
-	return c
+	return out
 }

@@ -4,11 +4,11 @@ package datapath
 
 import (
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/untracked-cni/untracked/bpf"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
@@ -20,6 +20,12 @@ func portRule(action policy.Action, port uint16) policy.Rule {
 		Destination: policy.Entity{Ports: []policy.PortRange{{First: port, Last: port}}},
 	}
 }
+
+// n is a counter of packets whose times do not matter.
+func n(packets, bytes uint64) Counter { return Counter{Packets: packets, Bytes: bytes} }
+
+// testClock is at tick 1000.
+var testClock = clock{time.Unix(1_000_000, 0), 1000, 4 * time.Millisecond}
 
 // generationCounters are the maps of one generation, and a pretended past.
 type generationCounters struct {
@@ -43,7 +49,7 @@ func newGenerationCounters(t testing.TB, rules ...policy.Rule) *generationCounte
 // count adds to an entry as the programs do, spread over the CPUs.
 func (g *generationCounters) count(entry int, packets, bytes uint64) {
 	g.t.Helper()
-	var perCPU []bpf.UntrackedCounter
+	var perCPU []tally
 	if err := g.counters.Lookup(uint32(entry), &perCPU); err != nil {
 		g.t.Fatal(err)
 	}
@@ -70,7 +76,7 @@ func (g *generationCounters) counts() Counts {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	return newCounts(entries, totals)
+	return newCounts(entries, totals, testClock)
 }
 
 func (g *generationCounters) carryTo(to *generationCounters) {
@@ -102,16 +108,16 @@ func TestCarry(t *testing.T) {
 	first.rule(2, 30, 3000)
 	first.rule(3, 40, 4000)
 	want := Counts{
-		Untracked: Counter{40, 4000}, Denied: Counter{20, 2000}, Tracked: Counter{7, 700},
-		Failsafe: Counter{43, 4300}, Malformed: Counter{1, 0}, Fragment: Counter{2, 200}, NoMetadata: 4,
-		Rules: []Counter{{10, 1000}, {20, 2000}, {30, 3000}, {40, 4000}},
+		Untracked: n(40, 4000), Denied: n(20, 2000), Tracked: n(7, 700),
+		Failsafe: n(43, 4300), Malformed: n(1, 0), Fragment: n(2, 200), NoMetadata: 4,
+		Rules: []Counter{n(10, 1000), n(20, 2000), n(30, 3000), n(40, 4000)},
 	}
 	wantCounts(t, "before", first.counts(), want)
 
 	// c and a change places, b and d retire, one rule is new.
 	second := newGenerationCounters(t, c, portRule(policy.Deny, 5), a)
 	first.carryTo(second)
-	want.Rules = []Counter{{30, 3000}, {}, {10, 1000}}
+	want.Rules = []Counter{n(30, 3000), {}, n(10, 1000)}
 	wantCounts(t, "after a change", second.counts(), want)
 
 	first.carryTo(second)
@@ -122,17 +128,17 @@ func TestCarry(t *testing.T) {
 	second.rule(1, 2, 120)
 	second.count(counterTracked, 1, 50)
 	first.carryTo(second)
-	want.Untracked.add(Counter{1, 60})
-	want.Denied.add(Counter{2, 120})
-	want.Tracked.add(Counter{1, 50})
-	want.Rules = []Counter{{31, 3060}, {2, 120}, {10, 1000}}
+	want.Untracked.add(n(1, 60))
+	want.Denied.add(n(2, 120))
+	want.Tracked.add(n(1, 50))
+	want.Rules = []Counter{n(31, 3060), n(2, 120), n(10, 1000)}
 	wantCounts(t, "counted and carried", second.counts(), want)
 
 	// A late packet of the old generation, which another CPU was still at, is found by carrying again.
 	first.rule(0, 1, 100)
 	first.carryTo(second)
-	want.Untracked.add(Counter{1, 100})
-	want.Rules[2] = Counter{11, 1100}
+	want.Untracked.add(n(1, 100))
+	want.Rules[2] = n(11, 1100)
 	wantCounts(t, "a late packet", second.counts(), want)
 
 	// All rules retire; the sums stay through further generations.
@@ -141,6 +147,50 @@ func TestCarry(t *testing.T) {
 	third.carryTo(fourth)
 	want.Rules = []Counter{{}}
 	wantCounts(t, "two generations on", fourth.counts(), want)
+}
+
+// When a rule last matched goes on with it, whichever generation saw it; sums have the newest of what they sum up.
+func TestCarryLast(t *testing.T) {
+	requireRoot(t)
+	saw := func(g *generationCounters, entry int, ticks ...uint64) {
+		t.Helper()
+		perCPU := make([]tally, ebpf.MustPossibleCPU())
+		for i, tick := range ticks {
+			perCPU[i%len(perCPU)].add(tally{Packets: 1, Bytes: 1, Last: tick})
+		}
+		if err := g.counters.Put(uint32(entry), perCPU); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(tick uint64, packets uint64) Counter { return Counter{packets, packets, testClock.time(tick)} }
+	a, b, never := portRule(policy.Allow, 1), portRule(policy.Allow, 2), portRule(policy.Deny, 3)
+	first := newGenerationCounters(t, a, b, never)
+	saw(first, counterRules, 500, 700, 600)
+	saw(first, counterRules+1, 900)
+	saw(first, counterTracked, 300)
+	second := newGenerationCounters(t, b, a, never)
+	saw(second, counterRules+1, 800)
+	first.carryTo(second)
+	wantCounts(t, "carried", second.counts(), Counts{
+		Untracked: at(900, 5), Tracked: at(300, 1), Rules: []Counter{at(900, 1), at(800, 4), {}},
+	})
+	third := newGenerationCounters(t, a)
+	second.carryTo(third)
+	wantCounts(t, "carried without the newest", third.counts(), Counts{
+		Untracked: at(900, 5), Tracked: at(300, 1), Rules: []Counter{at(800, 4)},
+	})
+}
+
+// Rules that do not decide count what they matched, and nothing in sum: another rule decides about the packet.
+func TestCarryLogAndPass(t *testing.T) {
+	requireRoot(t)
+	first := newGenerationCounters(t, portRule(policy.Log, 1), portRule(policy.Pass, 2), portRule(policy.Log, 3))
+	for i := range 3 {
+		first.rule(i, 1, 10)
+	}
+	second := newGenerationCounters(t, portRule(policy.Log, 3))
+	first.carryTo(second)
+	wantCounts(t, "two of three retired", second.counts(), Counts{Rules: []Counter{n(1, 10)}})
 }
 
 // Of equal rules, each keeps its own count.
@@ -154,7 +204,7 @@ func TestCarryEqualRules(t *testing.T) {
 	second := newGenerationCounters(t, portRule(policy.Deny, 9), a, a)
 	first.carryTo(second)
 	wantCounts(t, "one of three retired", second.counts(), Counts{
-		Untracked: Counter{7, 70}, Rules: []Counter{{}, {1, 10}, {2, 20}},
+		Untracked: n(7, 70), Rules: []Counter{{}, n(1, 10), n(2, 20)},
 	})
 }
 
@@ -167,6 +217,6 @@ func TestCarryChangedAction(t *testing.T) {
 	first.carryTo(second)
 	second.rule(0, 1, 10)
 	wantCounts(t, "allow became deny", second.counts(), Counts{
-		Untracked: Counter{5, 50}, Denied: Counter{1, 10}, Rules: []Counter{{1, 10}},
+		Untracked: n(5, 50), Denied: n(1, 10), Rules: []Counter{n(1, 10)},
 	})
 }

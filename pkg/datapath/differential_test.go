@@ -3,10 +3,15 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -30,6 +35,7 @@ func requireRoot(t testing.TB) {
 type loaded struct {
 	*ebpf.Program
 	tables, counters, ledger *ebpf.Map
+	layout                   compiler.Layout
 }
 
 func load(t testing.TB, kind Kind, rules []policy.Rule, o ProgramOptions) *loaded {
@@ -38,7 +44,7 @@ func load(t testing.TB, kind Kind, rules []policy.Rule, o ProgramOptions) *loade
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &loaded{}
+	l := &loaded{layout: image.Layout}
 	if l.tables, err = NewTables(image); err != nil {
 		t.Fatal(err)
 	}
@@ -64,66 +70,203 @@ func (l *loaded) close() {
 	l.ledger.Close()
 }
 
-// The loaded programs decide and count as the specification says, on random policies and packets.
+// expectation is what the specification says about some frames.
+type expectation struct {
+	decisions []policy.Decision
+	counts    []tally // by the entries of the counters map; without times
+}
+
+// expect asks the specification about frames: for the decisions, and for what each of them counts.
+func expect(rules []policy.Rule, frames [][]byte) expectation {
+	e := expectation{counts: make([]tally, counterRules+len(rules))}
+	for _, frame := range frames {
+		d := packet.Decide(rules, frame)
+		e.decisions = append(e.decisions, d)
+		count := func(entry int) { e.counts[entry].add(tally{Packets: 1, Bytes: packetBytes(frame)}) }
+		discovery := d.By == policy.ByFailsafe && d.Rule == policy.NoRule
+		if p, _ := packet.Parse(frame); p != nil && !discovery {
+			_, via := policy.Walk(rules, p)
+			for _, i := range via {
+				count(counterRules + i)
+			}
+		}
+		switch {
+		case d.Rule != policy.NoRule:
+			count(counterRules + d.Rule)
+		case discovery:
+			count(counterFailsafe)
+		case d.By == policy.ByMalformed:
+			e.counts[counterMalformed].Packets++
+		case d.By == policy.ByFragment:
+			count(counterFragment)
+		case d.By == policy.ByNoMatch:
+			count(counterTracked)
+		}
+	}
+	return e
+}
+
+// packetBytes is the length of the IP packet in a frame, by its own account.
+func packetBytes(frame []byte) uint64 {
+	at := 12
+	for binary.BigEndian.Uint16(frame[at:]) == 0x8100 || binary.BigEndian.Uint16(frame[at:]) == 0x88a8 {
+		at += 4
+	}
+	ip := frame[at+2:]
+	if ip[0]>>4 == 4 {
+		return uint64(binary.BigEndian.Uint16(ip[2:]))
+	}
+	if payload := binary.BigEndian.Uint16(ip[4:]); payload > 0 {
+		return 40 + uint64(payload)
+	}
+	return uint64(len(ip))
+}
+
+// difference runs frames through a program and returns in words where it differs from what is expected, empty if
+// nowhere, with the frames that may show it.
+func difference(t testing.TB, program *loaded, frames [][]byte, want expectation) (string, [][]byte) {
+	t.Helper()
+	for i, frame := range frames {
+		got, err := Decide(program.Program, frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != want.decisions[i] {
+			return fmt.Sprintf("the program says %+v, the specification %+v", got, want.decisions[i]), frames[i : i+1]
+		}
+	}
+	_, totals, err := readTotals(program.counters, program.ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, got := range totals {
+		if (got.Packets > 0) != (got.Last > 0) {
+			return fmt.Sprintf("entry %d has counted %d packets, and its last at tick %d", i, got.Packets, got.Last), frames
+		}
+		got.Last = 0
+		if got != want.counts[i] {
+			return fmt.Sprintf("entry %d of the counters (rules begin at %d) is %+v, want %+v", i, counterRules, got, want.counts[i]), frames
+		}
+	}
+	return "", nil
+}
+
+// comparison compares a kind of program with the specification. The rules that the specification is asked about are
+// as(rules), in a test of the comparison itself.
+type comparison struct {
+	testing.TB
+	kind Kind
+	as   func([]policy.Rule) []policy.Rule
+}
+
+// compare returns in words the smallest policy and frame that show a difference, empty if there is none.
+func (c comparison) compare(rules []policy.Rule, frames [][]byte) string {
+	c.Helper()
+	words, suspects := c.difference(rules, frames)
+	if words == "" {
+		return ""
+	}
+	fails := func(rules []policy.Rule, frame []byte) bool {
+		if !runnable(c.kind, frame) {
+			return false
+		}
+		words, _ := c.difference(rules, [][]byte{frame})
+		return words != ""
+	}
+	i := slices.IndexFunc(suspects, func(frame []byte) bool { return fails(rules, frame) })
+	if i < 0 {
+		return words + "\nno frame alone shows it"
+	}
+	rules, frame := policytest.Shrink(rules, suspects[i], fails)
+	words, _ = c.difference(rules, [][]byte{frame})
+	p, _ := packet.Parse(frame)
+	words = fmt.Sprintf("%s\nframe %x\npacket %+v", words, frame, p)
+	for i := range rules {
+		words += fmt.Sprintf("\n%d: tier %q: %s %s", i, rules[i].Tier, rules[i].Action, rules[i].Match())
+	}
+	return words
+}
+
+func (c comparison) difference(rules []policy.Rule, frames [][]byte) (string, [][]byte) {
+	c.Helper()
+	program := load(c, c.kind, rules, ProgramOptions{MarkBit: testMark, Trace: true})
+	defer program.close()
+	return difference(c, program, frames, expect(c.as(rules), frames))
+}
+
+// The loaded programs decide, log and count as the specification says, on random policies and packets.
 func TestDifferential(t *testing.T) {
 	requireRoot(t)
-	const policies, packets = 40, 500
-	for _, kind := range []Kind{XDP, XDPFrags, TC} {
-		t.Run(string(kind), func(t *testing.T) {
-			compared, verified := 0, uint32(0)
-			for seed := range uint64(policies) {
-				g := policytest.New(seed)
-				rules := g.Rules(g.IntN(6) * g.IntN(60))
-				program := load(t, kind, rules, ProgramOptions{MarkBit: 0x1000, Trace: true})
-				if info, err := program.Info(); err == nil {
-					n, _ := info.VerifiedInstructions()
-					verified = max(verified, n)
-				}
-				want := make([]Counter, len(rules))
-				sums := map[policy.Reason]uint64{}
-				for range packets {
-					frame := g.Frame()
-					if len(frame) < 14 {
-						continue
-					}
-					if kind == TC && len(frame) < 14+40 {
-						continue // for skbs, the test run itself refuses frames too short for their ethertype
-					}
-					expected := packet.Decide(rules, frame)
-					got, err := Decide(program.Program, frame)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if got != expected {
-						p, _ := packet.Parse(frame)
-						t.Fatalf("seed %d: frame %x\npacket %+v\nprogram: %+v\nwant:    %+v", seed, frame, p, got, expected)
-					}
-					if expected.Rule != policy.NoRule {
-						want[expected.Rule].Packets++
-					} else {
-						sums[expected.By]++
-					}
-					compared++
-				}
-				entries, totals, err := readTotals(program.counters, program.ledger)
-				if err != nil {
-					t.Fatal(err)
-				}
-				counts := newCounts(entries, totals)
-				for i := range want {
-					if counts.Rules[i].Packets != want[i].Packets {
-						t.Fatalf("seed %d: rule %d counted %d packets, want %d", seed, i, counts.Rules[i].Packets, want[i].Packets)
-					}
-				}
-				if counts.Tracked.Packets != sums[policy.ByNoMatch] || counts.Fragment.Packets != sums[policy.ByFragment] ||
-					counts.Malformed.Packets != sums[policy.ByMalformed] {
-					t.Fatalf("seed %d: counted %+v, want %v", seed, counts, sums)
-				}
-				program.close()
+	const policies, packets = 60, 1300
+	kinds := []Kind{XDP, XDPFrags, TC}
+	compared, hops := 0, uint32(0)
+	decisions := map[policy.Decision]int{}
+	for seed := range uint64(policies) {
+		g := policytest.New(seed)
+		rules := g.Rules(g.IntN(6) * g.IntN(80))
+		frames := randomFrames(g, packets)
+		image, err := compiler.Compile(rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hops = max(hops, image.Layout.Hops)
+		for _, kind := range kinds {
+			frames := slices.DeleteFunc(slices.Clone(frames), func(f []byte) bool { return !runnable(kind, f) })
+			if words := (comparison{t, kind, asTheyAre}).compare(rules, frames); words != "" {
+				t.Fatalf("seed %d, %s, %d rules: %s", seed, kind, len(rules), words)
 			}
-			t.Logf("%d packets compared, no mismatch; at most %d instructions verified", compared, verified)
-		})
+			compared += len(frames)
+		}
+		for _, d := range expect(rules, frames).decisions {
+			d.Rule = min(d.Rule, 0)
+			decisions[d]++
+		}
 	}
+	t.Logf("%d verdicts compared, no mismatch; lists with up to %d Log and Pass rules in a row", compared, hops)
+	for d, n := range decisions {
+		t.Logf("%6d %+v", n, d)
+	}
+	if compared < 200_000 {
+		t.Errorf("%d verdicts are too few", compared)
+	}
+	if len(decisions) < 12 { // each reason, most of them also logged, failsafes of a rule and without one
+		t.Errorf("only %d kinds of decisions were met", len(decisions))
+	}
+}
+
+func asTheyAre(rules []policy.Rule) []policy.Rule { return rules }
+
+func randomFrames(g *policytest.Generator, n int) [][]byte {
+	frames := make([][]byte, n)
+	for i := range frames {
+		frames[i] = g.Frame()
+	}
+	return frames
+}
+
+// A mismatch comes with the smallest policy and frame that show it.
+func TestMismatch(t *testing.T) {
+	requireRoot(t)
+	// A specification by which a Pass leads to the next rule, not to the next tier.
+	noTiers := func(rules []policy.Rule) []policy.Rule {
+		rules = slices.Clone(rules)
+		for i := range rules {
+			rules[i].Tier = strconv.Itoa(i)
+		}
+		return rules
+	}
+	for seed := range uint64(20) {
+		g := policytest.New(seed)
+		words := comparison{t, XDP, noTiers}.compare(g.Rules(40), randomFrames(g, 300))
+		if words == "" {
+			continue
+		}
+		if !strings.Contains(words, ": Pass any packet\n1: tier") || strings.Contains(words, "\n2: tier") {
+			t.Errorf("want a policy of a Pass and the rule behind it, got %s", words)
+		}
+		return
+	}
+	t.Error("the comparison sees no difference where there is one")
 }
 
 // Go's Layout and C's struct table_layout are the same bytes.
@@ -146,6 +289,12 @@ func TestLayout(t *testing.T) {
 	c, g := reflect.TypeFor[bpf.UntrackedTableLayout](), reflect.TypeFor[compiler.Layout]()
 	if c.Size() != g.Size() || !reflect.DeepEqual(shape(c), shape(g)) {
 		t.Errorf("C has %d bytes %v, Go %d bytes %v", c.Size(), shape(c), g.Size(), shape(g))
+	}
+	if n := reflect.TypeFor[tally]().Size(); n != counterSize {
+		t.Errorf("a counter has %d bytes, want %d", n, counterSize)
+	}
+	if n := reflect.TypeFor[ledgerEntry]().Size(); n != ledgerSize {
+		t.Errorf("an entry of the ledger has %d bytes, want %d", n, ledgerSize)
 	}
 }
 

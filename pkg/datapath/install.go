@@ -3,9 +3,12 @@
 package datapath
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -13,62 +16,88 @@ import (
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// Generation is a policy's lookup tables, complete in the kernel and pinned, in force nowhere yet.
+// Generation is one change of the node's policy: lists of rules that are put in force on the interfaces, one by one.
 type Generation struct {
 	pins   *Pins
 	number uint64
-	rules  []policy.Rule
-	image  *compiler.Image
-	tables *ebpf.Map
 	mark   uint32
+	tables []*Tables
+	// events are the maps for reports, once a list has needed them.
+	events, monitor *ebpf.Map
 }
 
-// NewGeneration creates and pins the tables of generation number. The caller closes it.
-func (p *Pins) NewGeneration(number uint64, rules []policy.Rule, image *compiler.Image, markBit uint32) (*Generation, error) {
-	tables, err := NewTables(image)
+// Tables is a list of rules in the kernel, in force nowhere yet.
+type Tables struct {
+	rules []policy.Rule
+	image *compiler.Image
+	m     *ebpf.Map
+}
+
+// NewGeneration begins generation number. It touches nothing. The caller closes it.
+func (p *Pins) NewGeneration(number uint64, markBit uint32) *Generation {
+	return &Generation{pins: p, number: number, mark: markBit}
+}
+
+// Tables creates the lookup tables of a list of rules from its image. Lists that come to the same tables share one
+// map, whatever their rules are called. They are kept by what they are installed on, and by the generation until it is
+// closed.
+func (g *Generation) Tables(rules []policy.Rule, image *compiler.Image) (*Tables, error) {
+	for _, t := range g.tables {
+		if t.image.Layout == image.Layout && bytes.Equal(t.image.Bytes, image.Bytes) {
+			return &Tables{rules, image, t.m}, nil
+		}
+	}
+	m, err := NewTables(image)
 	if err != nil {
 		return nil, err
 	}
-	if err := pinMap(tables, p.tables(number)); err != nil {
-		tables.Close()
-		return nil, err
-	}
-	return &Generation{p, number, rules, image, tables, markBit}, nil
+	t := &Tables{rules, image, m}
+	g.tables = append(g.tables, t)
+	return t, nil
 }
 
 // Close releases the generation's handles; the pins stay.
-func (g *Generation) Close() error { return g.tables.Close() }
+func (g *Generation) Close() error {
+	var errs []error
+	for _, t := range g.tables {
+		errs = append(errs, t.m.Close())
+	}
+	if g.events != nil {
+		errs = append(errs, g.events.Close(), g.monitor.Close())
+	}
+	return errors.Join(errs...)
+}
 
-// Discard removes the pins of a generation that was installed nowhere.
-func (g *Generation) Discard() error { return os.Remove(g.pins.tables(g.number)) }
+// ErrNotPinned says that the BPF file system took no pins, so that nothing was tried on the interface.
+var ErrNotPinned = errors.New("pin maps")
 
-// Install puts the generation in force on an interface in one of the modes, the first that can be had, and
-// returns what is attached with the errors of the modes that could not. Only if none could is the final error set;
-// the interface is then as it was.
+// Install puts tables in force on an interface in one of the modes, the first that can be had, and returns what is
+// attached with the errors of the modes that could not. Only if none could is the final error set; the interface is
+// then as it was.
 //
 // While it runs, an interface that already had a policy goes from the old generation to the new one in a single
 // update of its link; no packet meets a mixture.
-func (g *Generation) Install(t Target, modes []Mode) (Attached, []error, error) {
-	if err := g.pins.createInterface(t.Index); err != nil {
-		return Attached{}, nil, err
-	}
-	counters, ledger, err := NewCounters(g.rules)
+func (g *Generation) Install(target Target, modes []Mode, t *Tables) (Attached, []error, error) {
+	counters, ledger, err := NewCounters(t.rules)
 	if err != nil {
 		return Attached{}, nil, err
 	}
 	defer counters.Close()
 	defer ledger.Close()
-	dir := g.pins.of(t.Index)
-	// The ledger first: counters whose owner is unknown would be lost.
-	if err := pinMap(ledger, generationPath(dir, "ledger", g.number)); err != nil {
-		return Attached{}, nil, err
+	options := ProgramOptions{
+		MarkBit: g.mark, Layer3: target.Layer3, Layout: t.image.Layout, Tables: t.m, Counters: counters,
+		Ifindex: target.Index, Generation: g.number,
 	}
-	if err := pinMap(counters, generationPath(dir, "counters", g.number)); err != nil {
-		return Attached{}, nil, err
+	if slices.ContainsFunc(t.rules, func(r policy.Rule) bool { return r.Action == policy.Log }) {
+		if err := g.openEvents(); err != nil {
+			return Attached{}, nil, err
+		}
+		options.Events, options.Monitor = g.events, g.monitor
 	}
-	i := installer{g, t, ProgramOptions{
-		MarkBit: g.mark, Layer3: t.Layer3, Layout: g.image.Layout, Tables: g.tables, Counters: counters,
-	}}
+	if err := g.pin(target.Index, t.m, counters, ledger); err != nil {
+		return Attached{}, nil, fmt.Errorf("%w: %w", ErrNotPinned, errors.Join(err, g.unpin(target.Index)))
+	}
+	i := installer{g.pins, target, options}
 	var refused []error
 	for _, mode := range modes {
 		var a Attached
@@ -82,14 +111,48 @@ func (g *Generation) Install(t Target, modes []Mode) (Attached, []error, error) 
 		}
 		refused = append(refused, err)
 	}
-	for _, what := range []string{"counters", "ledger"} {
-		refused = append(refused, os.Remove(generationPath(dir, what, g.number)))
+	return Attached{}, refused, errors.Join(append(slices.Clone(refused), g.unpin(target.Index))...)
+}
+
+// openEvents opens the maps for reports, or makes them.
+func (g *Generation) openEvents() (err error) {
+	if g.events == nil {
+		g.events, g.monitor, err = g.pins.createEvents()
 	}
-	return Attached{}, refused, errors.Join(refused...)
+	return err
+}
+
+// pin pins what an interface has of the generation.
+func (g *Generation) pin(ifindex int, tables, counters, ledger *ebpf.Map) error {
+	if err := g.pins.createInterface(ifindex); err != nil {
+		return err
+	}
+	// The ledger before the counters: counters whose owner is unknown would be lost.
+	for _, pin := range []struct {
+		what string
+		m    *ebpf.Map
+	}{{tablesPin, tables}, {ledgerPin, ledger}, {countersPin, counters}} {
+		if err := pinMap(pin.m, g.pins.generation(ifindex, pin.what, g.number)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unpin takes back what pin did, as far as it came.
+func (g *Generation) unpin(ifindex int) error {
+	var errs []error
+	for _, what := range generationPins {
+		if err := os.Remove(g.pins.generation(ifindex, what, g.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	_ = os.Remove(g.pins.of(ifindex)) // unless there is anything else in it
+	return errors.Join(errs...)
 }
 
 type installer struct {
-	*Generation
+	pins    *Pins
 	target  Target
 	options ProgramOptions
 }

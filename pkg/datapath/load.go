@@ -12,6 +12,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/bpf"
@@ -48,6 +49,11 @@ type ProgramOptions struct {
 	Layout compiler.Layout
 	// Tables and Counters are the maps the program uses; Mark needs neither.
 	Tables, Counters *ebpf.Map
+	// Events and Monitor take reports of packets that Log rules match, of this interface and generation. Without
+	// them nothing is reported. (optional)
+	Events, Monitor *ebpf.Map
+	Ifindex         int
+	Generation      uint64
 }
 
 // ErrNotLoaded says that the kernel refused a program itself, on whatever interface.
@@ -55,6 +61,39 @@ var ErrNotLoaded = errors.New("load program")
 
 // LoadProgram verifies one program and loads it into the kernel. The caller closes it.
 func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
+	spec, err := programSpec(kind)
+	if err != nil {
+		return nil, err
+	}
+	maps := map[string]*ebpf.Map{}
+	if kind.usesTables() {
+		maps[tablesMap], maps[countersMap] = o.Tables, o.Counters
+	}
+	if o.Events != nil && kind.usesTables() {
+		maps[eventsMap], maps[monitorMap] = o.Events, o.Monitor
+	}
+	for name, value := range map[string]any{
+		"mark": o.MarkBit, "layer3": boolByte(o.Layer3), "trace": boolByte(o.Trace), "layout": o.Layout,
+		"reporting": boolByte(o.Events != nil), "ifindex": uint32(o.Ifindex), "generation": o.Generation,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("specialise program %s: %w", kind, err)
+		}
+	}
+	return loadSpec(spec, kind, maps)
+}
+
+// The maps' names in bpf/maps.h and bpf/event.h.
+const (
+	tablesMap   = "tables"
+	countersMap = "counters"
+	eventsMap   = "events"
+	monitorMap  = "monitor"
+	budgetMap   = "budget"
+)
+
+// programSpec is one program of the embedded object, with all of its maps.
+func programSpec(kind Kind) (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.LoadUntracked()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
@@ -64,31 +103,24 @@ func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
 			delete(spec.Programs, name)
 		}
 	}
-	set := func(variable string, value any) {
-		if err == nil {
-			err = spec.Variables[variable].Set(value)
-		}
-	}
-	set("mark", o.MarkBit)
-	set("layer3", boolByte(o.Layer3))
-	set("trace", boolByte(o.Trace))
-	set("layout", o.Layout)
-	if err != nil {
-		return nil, fmt.Errorf("specialise program %s: %w", kind, err)
-	}
-	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
-	if kind.usesTables() {
-		spec.Maps["tables"].ValueSize = o.Tables.ValueSize()
-		spec.Maps["counters"].MaxEntries = o.Counters.MaxEntries()
-		options.MapReplacements["tables"] = o.Tables
-		options.MapReplacements["counters"] = o.Counters
+	return spec, nil
+}
+
+// loadSpec loads a specialised program. It is given the maps that others use, too; where none are given, the program's
+// code for them must be dead.
+func loadSpec(spec *ebpf.CollectionSpec, kind Kind, maps map[string]*ebpf.Map) (*ebpf.Program, error) {
+	if m := maps[tablesMap]; m != nil {
+		spec.Maps[tablesMap].ValueSize = m.ValueSize()
+		spec.Maps[countersMap].MaxEntries = maps[countersMap].MaxEntries()
 	} else {
-		delete(spec.Maps, "tables")
-		delete(spec.Maps, "counters")
+		removeMaps(spec, kind, tablesMap, countersMap)
+	}
+	if maps[eventsMap] == nil {
+		removeMaps(spec, kind, eventsMap, monitorMap, budgetMap)
 	}
 	var coll *ebpf.Collection
-	err = withMemlock(func() (err error) {
-		coll, err = ebpf.NewCollectionWithOptions(spec, options)
+	err := withMemlock(func() (err error) {
+		coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 		return err
 	})
 	if err != nil {
@@ -98,10 +130,35 @@ func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
 	return coll.DetachProgram(string(kind)), nil
 }
 
+// removeMaps has the program do without some maps. The kernel wants every map that any instruction names, even where
+// the constants make it dead code; there the name becomes a 0. Were it not dead, the verifier would refuse it.
+func removeMaps(spec *ebpf.CollectionSpec, kind Kind, names ...string) {
+	instructions := spec.Programs[string(kind)].Instructions
+	for _, name := range names {
+		delete(spec.Maps, name)
+		for i, ins := range instructions {
+			if ins.IsLoadFromMap() && ins.Reference() == name {
+				null := asm.LoadImm(ins.Dst, 0, asm.DWord)
+				null.Metadata = ins.Metadata
+				instructions[i] = null.WithReference("")
+			}
+		}
+	}
+}
+
+// What the maps that user space makes are called in the kernel, which cuts names after 15 bytes.
+const (
+	tablesName   = "untracked_tabl"
+	countersName = "untracked_cnt"
+	ledgerName   = "untracked_ledg"
+	eventsName   = "untracked_event"
+	monitorName  = "untracked_monit"
+)
+
 // NewTables creates the map of a generation's lookup tables and fills it. The caller closes it.
 func NewTables(im *compiler.Image) (*ebpf.Map, error) {
 	spec := &ebpf.MapSpec{
-		Name: "untracked_tabl", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(im.Bytes)), MaxEntries: 1,
+		Name: tablesName, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(im.Bytes)), MaxEntries: 1,
 		Flags: unix.BPF_F_RDONLY_PROG,
 	}
 	m, err := newMap(spec)

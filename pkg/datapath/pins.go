@@ -18,10 +18,11 @@ import (
 // Pins is our directory in a BPF file system:
 //
 //	untracked/
-//	    tables-7                 the lookup tables of generation 7
 //	    interfaces/2/            one directory for each interface index
+//	        tables-7               the lookup tables of generation 7; interfaces with the same list share one map
 //	        counters-7, ledger-7   what its programs count, and whose counts they are
 //	        xdp, tc                links: while they are pinned, the programs stay attached
+//	    events, monitor          where Log rules report packets to, and until when somebody listens; where some rule logs
 //
 // Names have no dots, which bpffs forbids, and no interface names, which may have any character. Everything is
 // complete before the link that makes it effective is updated, so a caller killed at any point leaves either
@@ -57,12 +58,20 @@ func (p *Pins) createInterface(ifindex int) error {
 	return nil
 }
 
-func (p *Pins) interfaces() string       { return filepath.Join(p.dir, "interfaces") }
-func (p *Pins) of(ifindex int) string    { return filepath.Join(p.interfaces(), strconv.Itoa(ifindex)) }
-func (p *Pins) tables(gen uint64) string { return generationPath(p.dir, "tables", gen) }
+// The pins that each generation has of its own.
+const (
+	tablesPin   = "tables"
+	countersPin = "counters"
+	ledgerPin   = "ledger"
+)
 
-func generationPath(dir, what string, gen uint64) string {
-	return filepath.Join(dir, what+"-"+strconv.FormatUint(gen, 10))
+var generationPins = []string{tablesPin, countersPin, ledgerPin}
+
+func (p *Pins) interfaces() string    { return filepath.Join(p.dir, "interfaces") }
+func (p *Pins) of(ifindex int) string { return filepath.Join(p.interfaces(), strconv.Itoa(ifindex)) }
+
+func (p *Pins) generation(ifindex int, what string, gen uint64) string {
+	return filepath.Join(p.of(ifindex), what+"-"+strconv.FormatUint(gen, 10))
 }
 
 // Interfaces lists the interface indexes that have pins, in order.
@@ -83,127 +92,125 @@ func (p *Pins) Interfaces() ([]int, error) {
 
 // LastGeneration is the highest generation that any pin is of, 0 if there is none.
 func (p *Pins) LastGeneration() (uint64, error) {
-	last := uint64(0)
-	gens, err := generations(p.dir, "tables")
-	if err != nil {
-		return 0, err
-	}
 	indexes, err := p.Interfaces()
 	if err != nil {
 		return 0, err
 	}
+	last := uint64(0)
 	for _, i := range indexes {
-		more, err := generations(p.of(i), "counters")
+		pinned, err := p.generations(i)
 		if err != nil {
 			return 0, err
 		}
-		gens = append(gens, more...)
-	}
-	for _, g := range gens {
-		last = max(last, g)
+		for _, gens := range pinned {
+			last = max(last, slices.Max(gens))
+		}
 	}
 	return last, nil
 }
 
-// generations lists the numbers N of the pins what-N in dir, ascending.
-func generations(dir, what string) ([]uint64, error) {
-	entries, err := os.ReadDir(dir)
+// generations lists the generations that an interface has pins of, ascending, by what the pins are.
+func (p *Pins) generations(ifindex int) (map[string][]uint64, error) {
+	entries, err := os.ReadDir(p.of(ifindex))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list pins: %w", err)
 	}
-	var out []uint64
+	out := map[string][]uint64{}
 	for _, e := range entries {
-		if number, ok := strings.CutPrefix(e.Name(), what+"-"); ok {
-			if g, err := strconv.ParseUint(number, 10, 64); err == nil {
-				out = append(out, g)
-			}
+		what, number, _ := strings.Cut(e.Name(), "-")
+		if g, err := strconv.ParseUint(number, 10, 64); err == nil && slices.Contains(generationPins, what) {
+			out[what] = append(out[what], g)
 		}
 	}
-	slices.Sort(out)
+	for _, gens := range out {
+		slices.Sort(gens)
+	}
 	return out, nil
 }
 
 // VerifyGenerations returns an error that says which pin is missing, or was left behind by a caller that was
-// killed. tables is the generation of the tables; interfaces are the indexes that may have pins, with the
-// generation in force there, 0 for none. It only reads names.
-func (p *Pins) VerifyGenerations(tables uint64, interfaces map[int]uint64) error {
-	only := func(dir, what string, gen uint64) error {
-		gens, err := generations(dir, what)
-		switch {
-		case err != nil:
-			return err
-		case !slices.Contains(gens, gen):
-			return fmt.Errorf("pin %s is missing", generationPath(dir, what, gen))
-		case len(gens) > 1:
-			return fmt.Errorf("pins %s-* of several generations are there, but one is in force", filepath.Join(dir, what))
-		}
-		return nil
-	}
-	if err := only(p.dir, "tables", tables); err != nil {
-		return err
-	}
+// killed. interfaces are the indexes that may have pins, with the generation in force there, 0 for none. It only
+// reads names.
+func (p *Pins) VerifyGenerations(interfaces map[int]uint64) error {
 	pinned, err := p.Interfaces()
 	if err != nil {
 		return err
 	}
 	for _, i := range pinned {
-		gen, known := interfaces[i]
-		if !known {
+		if _, known := interfaces[i]; !known {
 			return fmt.Errorf("pins of interface %d are there, which the policy does not cover", i)
 		}
-		if gen != 0 {
-			for _, what := range []string{"counters", "ledger"} {
-				if err := only(p.of(i), what, gen); err != nil {
-					return err
-				}
+	}
+	for i, gen := range interfaces {
+		if gen == 0 {
+			continue
+		}
+		pinned, err := p.generations(i)
+		if err != nil {
+			return err
+		}
+		for _, what := range generationPins {
+			switch gens := pinned[what]; {
+			case !slices.Contains(gens, gen):
+				return fmt.Errorf("pin %s is missing", p.generation(i, what, gen))
+			case len(gens) > 1:
+				return fmt.Errorf("pins %s-* of several generations are there, but one is in force", filepath.Join(p.of(i), what))
 			}
 		}
 	}
 	return nil
 }
 
-// pinMap pins m at path, replacing what an earlier call that was killed may have left there.
+// pinMap pins m at path, beside where else it may be pinned, replacing what an earlier call that was killed may have
+// left there.
 func pinMap(m *ebpf.Map, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale pin: %w", err)
 	}
-	if err := m.Pin(path); err != nil {
+	// A handle knows one pin only, and would move it.
+	other, err := m.Clone()
+	if err != nil {
+		return fmt.Errorf("pin %s: %w", filepath.Base(path), err)
+	}
+	defer other.Close()
+	if err := other.Pin(path); err != nil {
 		return fmt.Errorf("pin %s: %w", filepath.Base(path), err)
 	}
 	return nil
 }
 
-// Prune removes the tables of all generations but tables, and for each interface the counters of all but the
-// generation in keep. Interfaces that are not in keep lose their programs.
-func (p *Pins) Prune(tables uint64, keep map[int]uint64) error {
+// Prune removes, for each interface, the pins of all generations but the one in keep. Interfaces that are not in
+// keep lose their programs. events says that there are still rules that log.
+func (p *Pins) Prune(keep map[int]uint64, events bool) error {
 	var errs []error
 	pinned, err := p.Interfaces()
 	if err != nil {
 		return err
 	}
 	for _, i := range pinned {
-		gen, ok := keep[i]
-		if !ok {
+		if gen, ok := keep[i]; ok {
+			errs = append(errs, p.removeGenerations(i, gen))
+		} else {
 			errs = append(errs, p.removeInterface(i))
-			continue
-		}
-		for _, what := range []string{"counters", "ledger"} {
-			errs = append(errs, removeGenerations(p.of(i), what, gen))
 		}
 	}
-	errs = append(errs, removeGenerations(p.dir, "tables", tables))
+	if !events {
+		errs = append(errs, p.removeEvents())
+	}
 	return errors.Join(errs...)
 }
 
-func removeGenerations(dir, what string, keep uint64) error {
-	gens, err := generations(dir, what)
+func (p *Pins) removeGenerations(ifindex int, keep uint64) error {
+	pinned, err := p.generations(ifindex)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, g := range gens {
-		if g != keep {
-			errs = append(errs, os.Remove(generationPath(dir, what, g)))
+	for what, gens := range pinned {
+		for _, g := range gens {
+			if g != keep {
+				errs = append(errs, os.Remove(p.generation(ifindex, what, g)))
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -254,15 +261,15 @@ func loadMap(path string) (*ebpf.Map, error) {
 // Counts reads what an interface has counted up to now. It returns an error wrapping fs.ErrNotExist if the
 // interface has no counters.
 func (p *Pins) Counts(ifindex int) (Counts, error) {
-	dir := p.of(ifindex)
-	gens, err := generations(dir, "counters")
+	pinned, err := p.generations(ifindex)
 	if err != nil {
 		return Counts{}, err
 	}
+	gens := pinned[countersPin]
 	if len(gens) == 0 {
 		return Counts{}, fmt.Errorf("counters of interface %d: %w", ifindex, fs.ErrNotExist)
 	}
-	counters, ledger, err := p.openCounters(dir, gens[len(gens)-1])
+	counters, ledger, err := p.openCounters(ifindex, gens[len(gens)-1])
 	if err != nil {
 		return Counts{}, err
 	}
@@ -272,30 +279,34 @@ func (p *Pins) Counts(ifindex int) (Counts, error) {
 	if err != nil {
 		return Counts{}, err
 	}
-	return newCounts(entries, totals), nil
+	clock, err := readClock() // after the counters, as nothing is counted in the future
+	if err != nil {
+		return Counts{}, err
+	}
+	return newCounts(entries, totals, clock), nil
 }
 
 // LacksMetadata reports whether an interface's driver has refused, in a generation, to carry the verdict from
 // XDP to tc.
 func (p *Pins) LacksMetadata(ifindex int, gen uint64) (bool, error) {
-	m, err := loadMap(generationPath(p.of(ifindex), "counters", gen))
+	m, err := loadMap(p.generation(ifindex, countersPin, gen))
 	if err != nil {
 		return false, err
 	}
 	defer m.Close()
-	var perCPU []Counter
+	var perCPU []tally
 	if err := m.Lookup(uint32(counterNoMetadata), &perCPU); err != nil {
 		return false, fmt.Errorf("read counters: %w", err)
 	}
-	return slices.ContainsFunc(perCPU, func(c Counter) bool { return c.Packets > 0 }), nil
+	return slices.ContainsFunc(perCPU, func(c tally) bool { return c.Packets > 0 }), nil
 }
 
-func (p *Pins) openCounters(dir string, gen uint64) (counters, ledger *ebpf.Map, err error) {
-	if counters, err = loadMap(generationPath(dir, "counters", gen)); err != nil {
+func (p *Pins) openCounters(ifindex int, gen uint64) (counters, ledger *ebpf.Map, err error) {
+	if counters, err = loadMap(p.generation(ifindex, countersPin, gen)); err != nil {
 		return nil, nil, err
 	}
 	// The ledger is written by carry, so it is opened for both.
-	ledger, err = ebpf.LoadPinnedMap(generationPath(dir, "ledger", gen), nil)
+	ledger, err = ebpf.LoadPinnedMap(p.generation(ifindex, ledgerPin, gen), nil)
 	if err != nil {
 		counters.Close()
 		return nil, nil, fmt.Errorf("open pinned ledger: %w", err)
@@ -306,21 +317,21 @@ func (p *Pins) openCounters(dir string, gen uint64) (counters, ledger *ebpf.Map,
 // Carry completes an interface's counters after a swap: generation by generation, each takes over what the one
 // before it had counted. It may be repeated, and picks up where a killed caller stopped.
 func (p *Pins) Carry(ifindex int) error {
-	dir := p.of(ifindex)
-	gens, err := generations(dir, "counters")
+	pinned, err := p.generations(ifindex)
 	if err != nil {
 		return err
 	}
+	gens := pinned[countersPin]
 	for i := 1; i < len(gens); i++ {
-		if err := p.carryOne(dir, gens[i-1], gens[i]); err != nil {
+		if err := p.carryOne(ifindex, gens[i-1], gens[i]); err != nil {
 			return fmt.Errorf("carry counters of interface %d from generation %d to %d: %w", ifindex, gens[i-1], gens[i], err)
 		}
 	}
 	return nil
 }
 
-func (p *Pins) carryOne(dir string, from, to uint64) error {
-	oldCounters, oldLedger, err := p.openCounters(dir, from)
+func (p *Pins) carryOne(ifindex int, from, to uint64) error {
+	oldCounters, oldLedger, err := p.openCounters(ifindex, from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a caller was killed between the two pins: nothing was ever counted
 	}
@@ -329,7 +340,7 @@ func (p *Pins) carryOne(dir string, from, to uint64) error {
 	}
 	defer oldCounters.Close()
 	defer oldLedger.Close()
-	newCounters, newLedger, err := p.openCounters(dir, to)
+	newCounters, newLedger, err := p.openCounters(ifindex, to)
 	if err != nil {
 		return err
 	}

@@ -20,9 +20,14 @@ var (
 
 // DecodeTrace reads what a program loaded with ProgramOptions.Trace returns.
 func DecodeTrace(ret uint32) (policy.Decision, error) {
-	verdict, reason, rule := int(ret&15), int(ret>>4&15), int(ret>>8)-1
-	if verdict >= len(verdictCodes) || reason >= len(reasonCodes) {
-		return policy.Decision{}, fmt.Errorf("program returned %#x, which is no decision", ret)
+	d, err := decodeDecision(ret&7, ret>>4&15, int(ret>>8)-1)
+	d.Logged = ret&8 != 0
+	return d, err
+}
+
+func decodeDecision(verdict, reason uint32, rule int) (policy.Decision, error) {
+	if int(verdict) >= len(verdictCodes) || int(reason) >= len(reasonCodes) {
+		return policy.Decision{}, fmt.Errorf("verdict %d by %d, which is no decision", verdict, reason)
 	}
 	return policy.Decision{Verdict: verdictCodes[verdict], By: reasonCodes[reason], Rule: rule}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -43,18 +44,29 @@ func (g *Generator) chance(percent int) bool { return g.IntN(100) < percent }
 
 func pick[T any](g *Generator, from []T) T { return from[g.IntN(len(from))] }
 
-// Rules makes n rules that use every match field.
+// Rules makes n rules that use every match field and every action, in tiers and between them.
 func (g *Generator) Rules(n int) []policy.Rule {
 	rules := make([]policy.Rule, n)
+	tier, tiers := "", 0
 	for i := range rules {
+		if g.chance(15) {
+			tier = ""
+			if g.chance(70) {
+				tiers++
+				tier = "tier" + strconv.Itoa(tiers)
+			}
+		}
 		rules[i] = g.rule()
-		rules[i].Policy, rules[i].Index = "random", i
+		rules[i].Tier, rules[i].Policy, rules[i].Index = tier, "random", i
 	}
 	return rules
 }
 
 func (g *Generator) rule() policy.Rule {
 	r := policy.Rule{Action: pick(g, []policy.Action{policy.Allow, policy.Deny, policy.Failsafe})}
+	if g.chance(25) {
+		r.Action = pick(g, []policy.Action{policy.Log, policy.Pass})
+	}
 	if g.chance(20) {
 		r.IPVersion = pick(g, []int{4, 6})
 	}
