@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compiler
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// question is about one rule and the packets of one family, with or without ports, that match it: which earlier rules
+// stand between them and it?
+type question struct {
+	rule  int
+	rules []policy.Rule
+	// factors are the cells that have the rule, for each dimension: a packet has one of each. What has more obstacles
+	// than another cell of the same dimension is left out.
+	factors [dimensions][]cell
+
+	// Vectors are cut down to those words that have a bit which matters. care has these bits. helps are those of them
+	// whose rule helps packets on: a Pass, in a tier before the rule's own, keeps packets from what is behind it in
+	// that tier. These bits are turned over, so that fewer bits always means fewer obstacles.
+	words       []int
+	care, helps vector
+	meter       *meter
+}
+
+// questions returns up to four, one for each kind of packets that can match rule i.
+func (s *space) questions(i int, m *meter) []*question {
+	var out []*question
+	for _, f := range s.families {
+		src, dst := having(f.src, i), having(f.dst, i)
+		for _, factors := range [][dimensions][]cell{
+			{src, dst, having(s.withPorts, i), having(s.ports, i)},
+			{src, dst, having(f.portless, i), having(s.noPorts, i)},
+		} {
+			if !slices.ContainsFunc(factors[:], func(cells []cell) bool { return len(cells) == 0 }) {
+				out = append(out, s.question(i, factors, m))
+			}
+		}
+	}
+	return out
+}
+
+func (s *space) question(i int, factors [dimensions][]cell, m *meter) *question {
+	// A rule that shares no value with this one in some dimension is no obstacle.
+	meets := union(i/64+1, factors[0])
+	for _, cells := range factors[1:] {
+		meets.and(union(i/64+1, cells))
+	}
+	care, helps := make(vector, len(meets)), make(vector, len(meets))
+	for j := range meets.bits() {
+		if j < i && s.rules[j].Action != policy.Log {
+			setBit(care, j, true)
+			setBit(helps, j, s.rules[j].Action == policy.Pass && j < s.tierStart[i])
+		}
+	}
+	q := &question{rule: i, rules: s.rules, meter: m}
+	for w := range care {
+		if care[w] != 0 {
+			q.words = append(q.words, w)
+			q.care, q.helps = append(q.care, care[w]), append(q.helps, helps[w])
+		}
+	}
+	for d, cells := range factors {
+		q.factors[d] = q.least(cells)
+	}
+	return q
+}
+
+// least cuts the vectors of cells down, and leaves out the cells with more obstacles than another one.
+func (q *question) least(cells []cell) []cell {
+	cut := make([]cell, len(cells))
+	for i, c := range cells {
+		v := make(vector, len(q.words))
+		for k, w := range q.words {
+			v[k] = (c.rules[w] ^ q.helps[k]) & q.care[k]
+		}
+		cut[i] = cell{v, c.at}
+	}
+	// The least first, so that most are found to be more than another one at once.
+	slices.SortStableFunc(cut, func(a, b cell) int { return cmp.Compare(a.rules.count(), b.rules.count()) })
+	out := antichain{meter: q.meter}
+	for _, c := range cut {
+		out.add(c)
+	}
+	return out.cells
+}
+
+// meet sets out to the obstacles of a packet that has x in one dimension and y in another.
+func (q *question) meet(out, x, y vector) {
+	for k, helps := range q.helps {
+		out[k] = x[k]&y[k] | (x[k]|y[k])&helps
+	}
+}
+
+// always are the earlier rules each of which alone takes all the packets.
+func (q *question) always() vector {
+	out := common(q.factors[0])
+	for _, cells := range q.factors[1:] {
+		q.meet(out, out, common(cells))
+	}
+	return q.takers(out)
+}
+
+func common(cells []cell) vector {
+	out := slices.Clone(cells[0].rules)
+	for _, c := range cells[1:] {
+		out.and(c.rules)
+	}
+	return out
+}
+
+// probe looks for a packet that gets through: from a few packets to start with, it goes to the one next to it, in one
+// dimension, with the fewest obstacles. It finds what is easy to find.
+func (q *question) probe() (at point, found bool) {
+	const starts = 8
+	now, rest := make(vector, len(q.words)), make(vector, len(q.words))
+	for start := range starts {
+		var at [dimensions]cell
+		for d, cells := range q.factors {
+			at[d] = cells[start%len(cells)]
+		}
+		for least, better := -1, true; better; {
+			better = false
+			for d, cells := range q.factors {
+				q.others(rest, at, d)
+				for _, c := range cells {
+					if !q.meter.spend(2 * len(now)) {
+						return point{}, false
+					}
+					q.meet(now, rest, c.rules)
+					if n := now.count(); least < 0 || n < least {
+						least, better, at[d] = n, true, c
+					}
+				}
+			}
+		}
+		q.others(rest, at, 0)
+		q.meet(now, rest, at[0].rules)
+		if q.takers(now).empty() {
+			return at[0].at.with(at[1].at).with(at[2].at).with(at[3].at), true
+		}
+	}
+	return point{}, false
+}
+
+// others sets out to the obstacles in all dimensions but one.
+func (q *question) others(out vector, at [dimensions]cell, but int) {
+	first := true
+	for d, c := range at {
+		switch {
+		case d == but:
+		case first:
+			copy(out, c.rules)
+			first = false
+		default:
+			q.meet(out, out, c.rules)
+		}
+	}
+}
+
+// kinds are the packets with the fewest obstacles: any other one that matches the rule has those of one of them, or
+// more. When the meter runs out, some are missing.
+func (q *question) kinds() []cell {
+	factors := slices.Clone(q.factors[:])
+	slices.SortFunc(factors, func(a, b []cell) int { return cmp.Compare(len(a), len(b)) })
+	product := factors[0]
+	both := make(vector, len(q.words))
+	for _, factor := range factors[1:] {
+		out := antichain{meter: q.meter}
+		for _, x := range product {
+			for _, y := range factor {
+				if q.meter.empty() {
+					break
+				}
+				q.meet(both, x.rules, y.rules)
+				out.add(cell{both, x.at.with(y.at)})
+			}
+		}
+		product = out.cells
+	}
+	return product
+}
+
+// takers are the rules that keep packets with these obstacles from the rule, as a whole vector.
+func (q *question) takers(obstacles vector) vector {
+	present, helps := make(vector, q.rule/64+1), make(vector, q.rule/64+1)
+	for k, w := range q.words {
+		present[w], helps[w] = obstacles[k]^q.helps[k], q.helps[k]
+	}
+	out := make(vector, len(present))
+	passed := 0 // rules before this one are skipped by a Pass
+	for j := range present.bits() {
+		switch {
+		case j < passed:
+		case helps.has(j):
+			passed = policy.Next(q.rules, j)
+		default:
+			setBit(out, j, true)
+		}
+	}
+	return out
+}
