@@ -13,9 +13,10 @@ import (
 
 // Apply makes the kernel's table the desired one, in one atomic batch: no packet meets half a table or none.
 // It may find no table, an older one, or one that others have changed in any way. The counters of rules that
-// stay keep their values. When it fails, nothing has changed.
+// stay keep their values. When it fails, nothing has changed, but see ErrNoLog.
 //
-// Returns ErrNotSupported if the kernel has no nf_tables. Needs CAP_NET_ADMIN and Linux 5.4 or later.
+// Returns ErrNotSupported if the kernel has no nf_tables, and ErrNoLog if the table was written but Log rules can do
+// no more than count. Needs CAP_NET_ADMIN and Linux 5.4 or later.
 func (t *Table) Apply() error {
 	if err := t.apply(); err != nil {
 		return fmt.Errorf("write table inet %s: %w", TableName, err)
@@ -27,13 +28,30 @@ func (t *Table) apply() error {
 	if err := t.validate(); err != nil {
 		return err
 	}
-	rs := t.ruleset()
 	s, err := dial()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	return s.apply(t.ruleset())
+}
 
+// apply writes the ruleset. If what it lacks may be the reports, it tries without them.
+func (s *socket) apply(rs *ruleset) error {
+	err := s.write(rs)
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	if rs.reports() {
+		rs.silent = true
+		if s.write(rs) == nil {
+			return ErrNoLog
+		}
+	}
+	return fmt.Errorf("%w (does the kernel have nft_fib_inet, nft_ct and nft_objref?)", err)
+}
+
+func (s *socket) write(rs *ruleset) error {
 	// The second attempt is for a table that changed between reading and writing. The third is for one that
 	// cannot be transformed step by step, such as one with objects of kinds that are not known here.
 	var first error
@@ -56,9 +74,6 @@ func (t *Table) apply() error {
 		if errors.Is(err, unix.EPERM) || errors.Is(err, ErrNotSupported) || errors.Is(err, os.ErrDeadlineExceeded) {
 			break
 		}
-	}
-	if errors.Is(first, unix.ENOENT) {
-		return fmt.Errorf("%w (does the kernel have nft_fib_inet, nft_ct and nft_objref?)", first)
 	}
 	return first
 }
@@ -101,17 +116,14 @@ func (rs *ruleset) transform(b *batch, before *found) error {
 		for _, name := range before.sets {
 			b.deleteSet(name)
 		}
+		chains, counters := setOf(rs.chains), setOf(rs.counters)
 		for _, c := range before.chains {
-			if !rs.keeps(c) {
+			if !keeps(c, chains) {
 				b.deleteChain(c.name)
 			}
 		}
-		keep := make(map[string]bool, len(rs.counters))
-		for _, name := range rs.counters {
-			keep[name] = true
-		}
 		for _, o := range before.objects {
-			if o.typ != objCounter || !keep[o.name] {
+			if o.typ != objCounter || !counters[o.name] {
 				b.deleteObject(o.name, o.typ)
 			}
 		}
@@ -119,10 +131,19 @@ func (rs *ruleset) transform(b *batch, before *found) error {
 	return rs.write(b, nil)
 }
 
-// keeps reports whether a chain can stay. A base chain's hook cannot be changed, its policy can.
-func (rs *ruleset) keeps(c chain) bool {
+func setOf(names []string) map[string]bool {
+	out := make(map[string]bool, len(names))
+	for _, name := range names {
+		out[name] = true
+	}
+	return out
+}
+
+// keeps reports whether a chain can stay, be it one of the regular ones that are wanted or a base chain. A base
+// chain's hook cannot be changed, its policy can.
+func keeps(c chain, wanted map[string]bool) bool {
 	if c.typ == "" {
-		return slices.Contains(rs.chains, c.name)
+		return wanted[c.name]
 	}
 	return c.typ == chainType && slices.ContainsFunc(baseChains, func(want baseChain) bool {
 		want.policy = c.policy
@@ -161,8 +182,13 @@ func (rs *ruleset) write(b *batch, values map[string]Counter) error {
 		numbers[s], _ = b.addSet(s)
 	}
 	for i := range rs.rules {
-		if err := b.addRule(&rs.rules[i], numbers); err != nil {
-			return fmt.Errorf("rule %q: %w", rs.rules[i].comment, err)
+		r := &rs.rules[i]
+		steps := r.steps
+		if !rs.silent {
+			steps = r.all()
+		}
+		if err := b.addRule(r, steps, numbers); err != nil {
+			return fmt.Errorf("rule %q: %w", r.comment, err)
 		}
 	}
 	return nil

@@ -12,11 +12,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/nflog"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
@@ -47,10 +50,23 @@ func everyKind() []policy.Rule {
 		{Action: policy.Allow, ICMP: &icmp},
 		{Action: policy.Allow, NotICMP: &icmp},
 		{Action: policy.Allow, Protocol: ptr(uint8(policy.SCTP))},
+		{Action: policy.Log, Source: policy.Entity{NotNets: many(30), NotNetsName: "file /etc/ours.txt"}},
 		{Action: policy.Allow},
+		{Tier: "passing", Action: policy.Log, ICMP: &icmp},
+		{Tier: "passing", Action: policy.Pass, Destination: policy.Entity{Nets: nets("10.0.0.0/8", "2001:db8::/32")}},
+		{Tier: "passing", Action: policy.Deny, Source: policy.Entity{Ports: []policy.PortRange{portRange(1, 2)}}},
+		{Tier: "passing", Action: policy.Pass},
+		{Tier: "passing, too", Action: policy.Pass},
+		{Tier: "passing, too", Action: policy.Allow},
+		{Tier: "last", Action: policy.Log},
+		{Tier: "last", Action: policy.Allow, Protocol: ptr(uint8(policy.TCP))},
 	}
 	for i := range rules {
-		rules[i].Tier, rules[i].Policy, rules[i].Index = "default", "every-kind", i
+		r := &rules[i]
+		r.Policy, r.Index = "every-kind", i
+		if r.Tier == "" {
+			r.Tier = "default"
+		}
 	}
 	return rules
 }
@@ -163,6 +179,15 @@ func TestListing(t *testing.T) {
 		`ip saddr 10.0.0.1-10.0.0.3 `,
 		`comment "default/every-kind[3]"`,
 		`comment "file /etc/deny.txt"`,
+		`comment "file /etc/ours.txt"`,
+		`jump tier1.out-eth0 comment "tier passing"`,
+		`jump tier2.out-eth0 comment "tier passing, too"`,
+		`jump tier1.fragments-eth0 comment "tier passing"`,
+		`jump tier1.quoted4-eth0 comment "tier passing"`,
+		`jump tier2.quoted6-a/2bb comment "tier passing, too"`,
+		` return comment "passing/every-kind[20]"`,
+		` limit rate 100/second burst 100 packets log prefix "untracked `,
+		` group 30062 snaplen 256 comment "last/every-kind[23]"`,
 		`icmp type echo-request icmp code `,
 	} {
 		if !strings.Contains(list, want) {
@@ -385,6 +410,89 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// TestNoLog: a kernel that cannot report packets gets the rest of the table.
+func TestNoLog(t *testing.T) {
+	enterNetns(t)
+	addDummy(t, "d0")
+	raw := openRaw(t)
+	rules := []policy.Rule{udpTo(1, policy.Log), udpTo(2, policy.Log), udpTo(1, policy.Allow)}
+	rs := (&Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}).ruleset()
+	// The kernel says of an expression that it does not have what it says of an object that is not there.
+	missing := steps(&expr.Objref{Type: objCounter, Name: "missing"})
+	for i := range rs.rules {
+		if r := &rs.rules[i]; r.report != nil {
+			r.report = missing
+		}
+	}
+	s, err := dial()
+	must(t, err)
+	defer s.Close()
+	for range 2 {
+		rs.silent = false
+		if err := s.apply(rs); !errors.Is(err, ErrNoLog) {
+			t.Fatalf("%v, want %v", err, ErrNoLog)
+		}
+		got, err := InForce()
+		must(t, err)
+		if got != rs.digest() {
+			t.Errorf("in force is %s, want %s", got, rs.digest())
+		}
+	}
+	raw.send(t, udpPacket("192.0.2.1", "203.0.113.1", 1, 1))
+	ids := policy.IDs(rules)
+	want := map[CounterKey]Counter{{"d0", ids[0]}: {1, 28}, {"d0", ids[2]}: {1, 28}}
+	if diff := cmp.Diff(want, counters(t)); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+
+	// Whatever else the kernel lacks is not made up for.
+	rs.silent = false
+	rs.rules[0].steps = append(rs.rules[0].steps, missing...)
+	if err := s.apply(rs); err == nil || errors.Is(err, ErrNoLog) || !strings.Contains(err.Error(), "does the kernel have nft_fib_inet") {
+		t.Errorf("without something else: %v", err)
+	}
+	must(t, (&Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}).Apply())
+}
+
+// TestLogLimit: the limit is one of reports, and not of packets.
+func TestLogLimit(t *testing.T) {
+	enterNetns(t)
+	addDummy(t, "d0")
+	raw := openRaw(t)
+	reader, err := nflog.Open(LogGroup, LogBytes)
+	must(t, err)
+	defer reader.Close()
+	rules := []policy.Rule{udpTo(1, policy.Log), udpTo(1, policy.Allow), udpTo(2, policy.Log)}
+	must(t, (&Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}).Apply())
+	const sent = 100 * LogRate
+	begin := time.Now()
+	for range sent {
+		raw.send(t, udpPacket("192.0.2.1", "203.0.113.1", 1, 1))
+	}
+	most := LogRate + 1 + int(time.Since(begin).Seconds()*LogRate)
+	raw.send(t, udpPacket("192.0.2.1", "203.0.113.1", 1, 2))
+
+	ids := policy.IDs(rules)
+	want := map[CounterKey]Counter{{"d0", ids[0]}: {sent, 28 * sent}, {"d0", ids[1]}: {sent, 28 * sent}, {"d0", ids[2]}: {1, 28}}
+	if diff := cmp.Diff(want, counters(t)); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+	reports := 0
+	for {
+		next := read(t, reader, 1)[0]
+		if strings.HasPrefix(next, LogPrefix(ids[2])) {
+			break
+		}
+		if !strings.HasPrefix(next, LogPrefix(ids[0])) {
+			t.Fatal(next)
+		}
+		reports++
+	}
+	if reports < LogRate || reports > most || most >= sent {
+		t.Errorf("%d reports of %d packets, want %d to %d", reports, sent, LogRate, most)
+	}
+}
+
 // TestOthersUntouched: other tables are none of our business.
 func TestOthersUntouched(t *testing.T) {
 	enterNetns(t)
@@ -467,10 +575,11 @@ func TestManyRules(t *testing.T) {
 		rules[i] = udpTo(uint16(i), policy.Allow)
 		rules[i].Source.Nets = nets("10.0.0.0/8", "12.0.0.0/8", "2001:db8::/32")
 	}
-	table := &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}
-	for range 2 {
-		must(t, table.Apply())
-		inForce(t, table)
+	for _, table := range []*Table{{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}, thousands()} {
+		for range 2 {
+			must(t, table.Apply())
+			inForce(t, table)
+		}
 	}
 	// Each message of this batch is refused. The first refusal is the one that is told.
 	s, err := dial()

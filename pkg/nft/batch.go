@@ -182,13 +182,14 @@ func (b *batch) addElements(s *set, id uint32, name string) {
 	}
 }
 
-// addRule appends a rule, and before it the anonymous sets it needs. numbers holds those of the named sets.
-func (b *batch) addRule(r *rule, numbers map[*set]uint32) error {
+// addRule appends a rule, and before it the anonymous sets it needs. steps are all of the rule's or those without
+// its report, numbers holds those of the named sets.
+func (b *batch) addRule(r *rule, steps []step, numbers map[*set]uint32) error {
 	body := ofTable()
 	body.text(unix.NFTA_RULE_CHAIN, r.chain)
 	var failed error
 	body.nest(unix.NFTA_RULE_EXPRESSIONS, func() {
-		for _, s := range r.steps {
+		for _, s := range steps {
 			e := s.expr
 			if s.set != nil {
 				id, name := numbers[s.set], s.set.name

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -65,5 +66,38 @@ func BenchmarkDigest100k(b *testing.B) {
 	}}}}
 	for b.Loop() {
 		table.Digest()
+	}
+}
+
+// thousands is a policy of 3000 rules in 60 tiers, each with a Log and a Pass.
+func thousands() *Table {
+	rules := make([]policy.Rule, 3000)
+	for i := range rules {
+		rules[i] = udpTo(uint16(i), policy.Allow)
+		rules[i].Tier = fmt.Sprint("tier-", i/50)
+		switch i % 50 {
+		case 0:
+			rules[i].Action = policy.Log
+		case 1:
+			rules[i].Action = policy.Pass
+		}
+	}
+	return &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: rules}}}
+}
+
+func BenchmarkApplyThousands(b *testing.B) {
+	enterNetns(b)
+	table := thousands()
+	for b.Loop() {
+		must(b, table.Apply())
+	}
+}
+
+func BenchmarkInForceThousands(b *testing.B) {
+	enterNetns(b)
+	must(b, thousands().Apply())
+	for b.Loop() {
+		_, err := InForce()
+		must(b, err)
 	}
 }

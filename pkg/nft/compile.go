@@ -37,8 +37,8 @@ func views(r *policy.Rule) []view {
 	return []view{{}}
 }
 
-// rule gives the alternatives of which one holds for exactly the packets that match r as the view shows them.
-// There are none when no packet can match.
+// rule gives alternatives: exactly one holds for a packet that matches r as the view shows it, and none for any
+// other. There are none when no packet can match.
 func (c *compiler) rule(r *policy.Rule, v view) [][]step {
 	if r.IPVersion != 0 && v.family != 0 && r.IPVersion != v.family {
 		return nil
@@ -164,7 +164,7 @@ func (c *compiler) addresses(r *policy.Rule, v view) ([]step, bool) {
 			set    *netset.Set
 			invert bool
 			name   string
-		}{{e.Nets, false, e.NetsName}, {e.NotNets, true, ""}} {
+		}{{e.Nets, false, e.NetsName}, {e.NotNets, true, e.NotNetsName}} {
 			if nets.set == nil {
 				continue
 			}
@@ -192,18 +192,6 @@ func side(r *policy.Rule, source bool) *policy.Entity {
 		return &r.Source
 	}
 	return &r.Destination
-}
-
-// act is what a rule does with a packet that passed its steps.
-func act(action policy.Action, counter string) []step {
-	count := &expr.Objref{Type: objCounter, Name: counter}
-	switch action {
-	case policy.Allow:
-		return steps(count, &expr.Notrack{}, verdict(expr.VerdictAccept, ""))
-	case policy.Deny:
-		return steps(count, verdict(expr.VerdictDrop, ""))
-	}
-	return steps(count, verdict(expr.VerdictAccept, ""))
 }
 
 func verdict(kind expr.VerdictKind, chain string) expr.Any {

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -13,8 +14,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/nflog"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
@@ -41,8 +44,12 @@ func TestDifferential(t *testing.T) {
 		}
 	}()
 
+	reader, err := nflog.Open(LogGroup, LogBytes)
+	must(t, err)
+	defer reader.Close()
+
 	decisions := map[policy.Decision]int{}
-	quoted := 0
+	quoted, passed, reports := 0, 0, 0
 	for list := range *listsFlag {
 		// The observer needs connection tracking, and with it comes defragmentation, which keeps IPv6 fragments:
 		// they have their turn while there is none. It stays for the second half of the test.
@@ -66,7 +73,7 @@ func TestDifferential(t *testing.T) {
 		for range packetsPerList {
 			p := g.packet(!observed)
 			d := policy.Evaluate(rules, &p.Packet)
-			decisions[policy.Decision{Verdict: d.Verdict, By: d.By, Rule: min(d.Rule, 0)}]++
+			decisions[policy.Decision{Verdict: d.Verdict, By: d.By, Rule: min(d.Rule, 0), Logged: d.Logged}]++
 			if p.Quoted != nil && d.Verdict == policy.Untracked {
 				quoted++
 			}
@@ -78,6 +85,16 @@ func TestDifferential(t *testing.T) {
 			if d.Rule != policy.NoRule {
 				want[CounterKey{"d0", ids[d.Rule]}] = 1
 			}
+			var wantReports []string
+			for _, i := range via(rules, &p.Packet, d) {
+				want[CounterKey{"d0", ids[i]}] = 1
+				if rules[i].Action == policy.Log {
+					wantReports = append(wantReports, reported(ids[i], p.bytes()))
+				} else {
+					passed++
+				}
+			}
+			reports += len(wantReports)
 			got := map[CounterKey]uint64{}
 			for k, c := range after {
 				if n := c.Packets - before[k].Packets; n != 0 {
@@ -86,6 +103,7 @@ func TestDifferential(t *testing.T) {
 			}
 			before = after
 			diff := cmp.Diff(want, got)
+			diff += cmp.Diff(wantReports, read(t, reader, len(wantReports)))
 			if observed {
 				now := observe(t)
 				wantSeen := observation{passed: seen.passed, untracked: seen.untracked}
@@ -101,17 +119,50 @@ func TestDifferential(t *testing.T) {
 				seen = now
 			}
 			if diff != "" {
-				t.Fatalf("packet %+v\nquotes %+v\nbytes % x\ndecision %+v\ncounters that moved (-want +got):\n%s\nrules:\n%s",
+				t.Fatalf("packet %+v\nquotes %+v\nbytes % x\ndecision %+v\ncounters that moved, reports (-want +got):\n%s\nrules:\n%s",
 					p, p.Quoted, p.bytes(), d, diff, describe(rules))
 			}
 		}
 	}
-	t.Logf("%d packets, %d of them untracked errors, decisions %v", *listsFlag*packetsPerList, quoted, decisions)
+	t.Logf("%d packets, %d of them untracked errors, %d passes, %d reports, decisions %v", *listsFlag*packetsPerList, quoted, passed, reports, decisions)
+}
+
+// via are the rules that count without deciding.
+func via(rules []policy.Rule, p *policy.Packet, d policy.Decision) []int {
+	if d.By == policy.ByFailsafe && d.Rule == policy.NoRule { // neighbour discovery
+		return nil
+	}
+	_, via := policy.Walk(rules, p)
+	return via
+}
+
+// reported is what a report says: which rule, and how much of the packet.
+func reported(ruleID uint64, ip []byte) string {
+	return fmt.Sprintf("%s: version %d, %d bytes", LogPrefix(ruleID), ip[0]>>4, min(len(ip), LogBytes))
+}
+
+// read waits for n reports.
+func read(t *testing.T, r *nflog.Reader, n int) (out []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for range n {
+		m, err := r.Read(ctx)
+		if err != nil {
+			return append(out, err.Error())
+		}
+		id, ok := ParseLogPrefix(m.Prefix)
+		if !ok || m.Lost != 0 || m.Hook != unix.NF_INET_LOCAL_OUT || len(m.Packet) == 0 {
+			return append(out, fmt.Sprintf("%+v", m))
+		}
+		out = append(out, reported(id, m.Packet))
+	}
+	return out
 }
 
 func describe(rules []policy.Rule) (out string) {
 	for i, id := range policy.IDs(rules) {
-		out += fmt.Sprintf("%2d %016x %-8s %s\n", i, id, rules[i].Action, rules[i].Match())
+		out += fmt.Sprintf("%2d %016x %-8s %-3s %s\n", i, id, rules[i].Action, rules[i].Tier, rules[i].Match())
 	}
 	return out
 }
@@ -171,10 +222,18 @@ func (g *generator) rules() []policy.Rule {
 	for range 3 {
 		shared = append(shared, g.nets())
 	}
+	tiers := 0
 	for i := range rules {
 		r := &rules[i]
-		r.Tier, r.Policy, r.Index = "t", "p", i
-		r.Action = pick(g, policy.Allow, policy.Allow, policy.Deny, policy.Failsafe)
+		r.Policy, r.Index = "p", i
+		r.Action = pick(g, policy.Allow, policy.Allow, policy.Deny, policy.Failsafe, policy.Log)
+		if g.chance(25) {
+			tiers++
+		}
+		if tiers > 0 { // the first rules may be of none
+			r.Tier = fmt.Sprint("t", tiers)
+			r.Action = pick(g, r.Action, r.Action, policy.Pass)
+		}
 		if g.chance(20) {
 			r.IPVersion = pick(g, 4, 6)
 		}

@@ -51,10 +51,11 @@ func digest(tableFlags uint32, base []baseChain, rules []placedRule) string {
 }
 
 // digest covers the rule's bytes on the wire, so that a version of this package that writes a policy in
-// another way is seen as a change. Sets stand for their contents: their names and numbers may differ.
+// another way is seen as a change. Sets stand for their contents: their names and numbers may differ. A report is
+// part of it even where the kernel cannot have it, so that the table in force is the one that is wanted.
 func (r *rule) digest() uint64 {
 	h := fnv.New64a()
-	for _, s := range r.steps {
+	for _, s := range r.all() {
 		if s.set != nil {
 			fmt.Fprintf(h, "%s %d %x %t %q|", s.set.datatype.Name, s.set.count, s.set.hash, s.invert, s.set.comment)
 			continue

@@ -22,10 +22,18 @@
 //	    tcp sport 22 counter name "out-eth0-…" accept         # Failsafe
 //	    ip daddr @net4-1 counter name "out-eth0-…" drop       # Deny
 //	    udp sport 53 counter name "out-eth0-…" notrack accept # Allow
+//	    jump tier1.out-eth0                                   # a tier with a Pass
+//	    tcp dport 80 counter name "out-eth0-…" limit rate 100/second burst 100 packets log prefix "untracked …" group 30062 snaplen 256
 //	    icmp type { … } goto quoted4-eth0                     # an error: about which packet?
+//	  }
+//	  chain tier1.out-eth0 {
+//	    udp dport 123 counter name "out-eth0-…" return        # Pass: on with the next tier
 //	  }
 //	  chain quoted4-eth0 { … }      # the same list, asked about the quoted packet turned round
 //	}
+//
+// A rule that logs has no verdict: the limit holds back the report, and not the packet. Reports go to [LogGroup], which
+// package nflog reads.
 //
 // [policy.Evaluate] is the specification of the output half. These differences are known, all about packets that
 // hardly any socket sends:

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Chains. Those of endpoints are a prefix and the interface.
+// Chains. Those of endpoints are a prefix and the interface, those of tiers begin with what tierChain says.
 const (
 	preroutingChain = "prerouting"
 	outputChain     = "output"
@@ -21,6 +21,9 @@ const (
 	quoted4Prefix   = "quoted4-"
 	quoted6Prefix   = "quoted6-"
 )
+
+// tierChain names the n-th tier that has a chain of its own, counted from 1, of another chain.
+func tierChain(n int, chain string) string { return fmt.Sprintf("tier%d.%s", n, chain) }
 
 // ifNameSize is IFNAMSIZ, the terminating zero included.
 const ifNameSize = 16

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
@@ -183,6 +184,88 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
+// TestTiers: a tier with a Pass has a chain of its own wherever that Pass can match. No chain of a tier leads to
+// another chain.
+func TestTiers(t *testing.T) {
+	udp, v4 := ptr(uint8(policy.UDP)), policy.Entity{Nets: nets("10.0.0.0/8")}
+	port := policy.Entity{Ports: []policy.PortRange{portRange(9, 9)}}
+	rules := []policy.Rule{
+		{Policy: "failsafe", Action: policy.Failsafe, Protocol: udp},
+		{Tier: "a", Policy: "deny", Action: policy.Deny, Protocol: udp, Source: v4},
+		{Tier: "a", Policy: "log", Action: policy.Log, Source: v4},
+		{Tier: "b", Policy: "pass", Action: policy.Pass, Source: v4},
+		{Tier: "b", Policy: "allow", Action: policy.Allow, Source: v4},
+		{Tier: "c", Policy: "pass", Action: policy.Pass, Destination: port},
+		{Tier: "c", Policy: "deny", Action: policy.Deny, Protocol: udp},
+		{Tier: "d", Policy: "pass", Action: policy.Pass, Source: policy.Entity{Nets: nets()}},
+		{Tier: "d", Policy: "allow", Action: policy.Allow, IPVersion: 4},
+		{Tier: "e", Policy: "pass", Action: policy.Pass},
+		{Policy: "deny", Action: policy.Deny, Source: v4},
+	}
+	rs := (&Table{Mark: 1, Endpoints: []Endpoint{{Interface: "eth0", Rules: rules}}}).ruleset()
+	got := map[string][]string{}
+	for _, r := range rs.rules {
+		ends := ""
+		for _, s := range r.steps {
+			if v, ok := s.expr.(*expr.Verdict); ok {
+				ends = strings.TrimSpace(fmt.Sprintf(" %s %s", verdictNames[v.Kind], v.Chain))
+			}
+		}
+		got[r.chain] = append(got[r.chain], r.comment+": "+ends)
+	}
+	delete(got, preroutingChain)
+	delete(got, outputChain)
+	want := map[string][]string{
+		"out-eth0": {
+			"a fragment but the first: goto fragments-eth0", "a fragment but the first: goto fragments-eth0",
+			"neighbour discovery: accept",
+			"failsafe[0]: accept", "a/deny[0]: drop", "a/log[0]: ",
+			"tier b: jump tier1.out-eth0", "tier c: jump tier2.out-eth0", "d/allow[0]: accept", "tier e: jump tier3.out-eth0",
+			"deny[0]: drop",
+			"which packet is this error about?: goto quoted4-eth0",
+		},
+		"tier1.out-eth0": {"b/pass[0]: return", "b/allow[0]: accept"},
+		"tier2.out-eth0": {"c/pass[0]: return", "c/deny[0]: drop"},
+		"tier3.out-eth0": {"e/pass[0]: return"},
+		"fragments-eth0": {
+			"failsafe[0] for fragments: accept", "a/deny[0] for fragments: drop", "a/log[0] for fragments: ",
+			"tier b: jump tier1.fragments-eth0", "c/deny[0] for fragments: drop", "d/allow[0] for fragments: accept",
+			"tier e: jump tier2.fragments-eth0", "deny[0] for fragments: drop",
+		},
+		"tier1.fragments-eth0": {"b/pass[0] for fragments: return", "b/allow[0] for fragments: accept"},
+		"tier2.fragments-eth0": {"e/pass[0] for fragments: return"},
+		"quoted4-eth0": {
+			"failsafe[0] of the quoted packet: accept", "a/deny[0] of the quoted packet: accept",
+			"tier b: jump tier1.quoted4-eth0", "tier c: jump tier2.quoted4-eth0", "d/allow[0] of the quoted packet: accept",
+		},
+		"tier1.quoted4-eth0": {"b/pass[0] of the quoted packet: return", "b/allow[0] of the quoted packet: accept"},
+		"tier2.quoted4-eth0": {"c/pass[0] of the quoted packet: return", "c/deny[0] of the quoted packet: accept"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("rules by chain (-want +got):\n%s", diff)
+	}
+	if len(rs.chains) != len(want) || len(rs.counters) != len(rules) {
+		t.Errorf("%d chains and %d counters, want %d and %d", len(rs.chains), len(rs.counters), len(want), len(rules))
+	}
+}
+
+var verdictNames = map[expr.VerdictKind]string{
+	expr.VerdictAccept: "accept", expr.VerdictDrop: "drop", expr.VerdictReturn: "return", expr.VerdictJump: "jump", expr.VerdictGoto: "goto",
+}
+
+func TestLogPrefix(t *testing.T) {
+	for _, id := range []uint64{1, 0x0123456789abcdef, 1<<64 - 1} {
+		if got, ok := ParseLogPrefix(LogPrefix(id)); got != id || !ok {
+			t.Errorf("%x: %q is %x, %t", id, LogPrefix(id), got, ok)
+		}
+	}
+	for _, text := range []string{"", "untracked", "untracked ", "untracked 1", "untracked 0123456789ABCDEF", "0123456789abcdef", "other 0123456789abcdef"} {
+		if id, ok := ParseLogPrefix(text); ok {
+			t.Errorf("%q is %x", text, id)
+		}
+	}
+}
+
 func TestDigest(t *testing.T) {
 	table := func() *Table {
 		return &Table{Mark: 0x1000, Endpoints: []Endpoint{
@@ -212,6 +295,9 @@ func TestDigest(t *testing.T) {
 			r := t.Endpoints[0].Rules
 			r[0], r[1] = r[1], r[0]
 		}},
+		{"tier", false, func(t *Table) { t.Endpoints[0].Rules[1].Tier = "d" }},
+		{"log", false, func(t *Table) { t.Endpoints[0].Rules[0].Action = policy.Log }},
+		{"pass", false, func(t *Table) { t.Endpoints[0].Rules[0].Action = policy.Pass }},
 		{"answers", false, func(t *Table) { t.Endpoints[0].Answers = t.Endpoints[0].Rules }},
 		{"action", false, func(t *Table) { t.Endpoints[0].Rules[0].Action = policy.Failsafe }},
 		{"name", false, func(t *Table) { t.Endpoints[0].Rules[0].Policy = "d" }},

@@ -16,7 +16,7 @@ import (
 
 // ruleset is a Table as nftables objects: all that Apply writes, and all that Digest is made of.
 type ruleset struct {
-	// chains are the regular chains, those jumped to before those that jump.
+	// chains are the regular chains.
 	chains []string
 	// counters are the names of the counters, one for each policy rule.
 	counters []string
@@ -24,14 +24,21 @@ type ruleset struct {
 	sets []*set
 	// rules are in the order in which they are written.
 	rules []rule
+	// silent leaves the reports out of what is written.
+	silent bool
 }
 
 // rule is one line of a chain.
 type rule struct {
-	chain   string
-	steps   []step
+	chain string
+	steps []step
+	// report stands behind the steps of a Log rule: what tells readers about a packet, in a kernel that can.
+	report  []step
 	comment string
 }
+
+// all are the steps with the report.
+func (r *rule) all() []step { return slices.Concat(r.steps, r.report) }
 
 // baseChain is a chain with a hook, of type filter and in family inet.
 type baseChain struct {
@@ -141,108 +148,6 @@ func nameBytes(ifname string) []byte {
 	name := make([]byte, ifNameSize)
 	copy(name, ifname)
 	return name
-}
-
-func (rs *ruleset) addEndpoint(c *compiler, e *Endpoint) {
-	chain := endpointPrefix + escape(e.Interface)
-	rs.chains = append(rs.chains, chain)
-	// goto: when the list ends without a match, no other interface is asked for.
-	rs.add(outputChain, e.Interface, steps(
-		loadMeta(expr.MetaKeyOIFNAME), is(nameBytes(e.Interface)...), verdict(expr.VerdictGoto, chain)))
-
-	counters := make([]string, len(e.Rules))
-	for i, id := range policy.IDs(e.Rules) {
-		counters[i] = counterName(CounterKey{e.Interface, id})
-	}
-	rs.counters = append(rs.counters, counters...)
-	rs.addFragments(c, e, counters)
-	rs.add(chain, "neighbour discovery", isNeighbourDiscovery(), steps(verdict(expr.VerdictAccept, "")))
-	for i := range e.Rules {
-		r := &e.Rules[i]
-		for _, v := range views(r) {
-			for _, s := range c.rule(r, v) {
-				rs.add(chain, r.Name(), s, act(r.Action, counters[i]))
-			}
-		}
-	}
-	for _, family := range []int{4, 6} {
-		rs.addQuoted(c, e, counters, family)
-	}
-}
-
-// addFragments sends all fragments but the first to a chain of their own, which has the rules that do not look at
-// the transport header: it is in another packet. Only raw sockets send such fragments, and only where there is no
-// connection tracking do they get here. But the kernel (as of 6.18) loads up to 4 bytes from where the header
-// would be, so that the rules themselves cannot tell.
-func (rs *ruleset) addFragments(c *compiler, e *Endpoint, counters []string) {
-	chain := fragmentsPrefix + escape(e.Interface)
-	var rules []rule
-	for i := range e.Rules {
-		r := &e.Rules[i]
-		if needsTransport(r) {
-			continue
-		}
-		for _, v := range views(r) {
-			for _, s := range c.rule(r, v) {
-				rules = append(rules, rule{chain, append(s, act(r.Action, counters[i])...), r.Name() + " for fragments"})
-			}
-		}
-	}
-	end := verdict(expr.VerdictAccept, "")
-	if len(rules) > 0 {
-		rs.chains = append(rs.chains, chain)
-		end = verdict(expr.VerdictGoto, chain)
-	}
-	const comment = "a fragment but the first"
-	rs.add(endpointPrefix+escape(e.Interface), comment, view{family: 4}.isFamily(), steps(
-		loadPayload(expr.PayloadBaseNetworkHeader, 6, 2), and(0x1f, 0xff), isNot(0, 0), end))
-	rs.add(endpointPrefix+escape(e.Interface), comment, view{family: 6}.isFamily(), steps(
-		&expr.Exthdr{DestRegister: register, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6},
-		and(0xff, 0xf8), isNot(0, 0), end))
-	rs.rules = append(rs.rules, rules...)
-}
-
-// isNeighbourDiscovery is router and neighbour solicitation and advertisement from this link.
-func isNeighbourDiscovery() []step {
-	v := view{family: 6}
-	out := steps(v.protocol(), is(policy.ICMPv6))
-	out = append(out, v.isFamily()...)
-	return append(out, steps(
-		loadPayload(expr.PayloadBaseNetworkHeader, 7, 1), is(255),
-		v.transport(0, 1), inRange([]byte{133}, []byte{136}))...)
-}
-
-// addQuoted sends the ICMP errors of a family that no rule matched to a chain of their own, which asks the
-// same rules about the packet they quote. Only an Allow changes anything, so that rules behind the last one
-// are left out, and the chain if there is none.
-func (rs *ruleset) addQuoted(c *compiler, e *Endpoint, counters []string, family int) {
-	v := view{family: family, quoted: true}
-	chain := quoted4Prefix + escape(e.Interface)
-	if family == 6 {
-		chain = quoted6Prefix + escape(e.Interface)
-	}
-	var rules []rule
-	last := 0
-	for i := range e.Rules {
-		r := &e.Rules[i]
-		end := steps(verdict(expr.VerdictAccept, ""))
-		if r.Action == policy.Allow {
-			end = act(r.Action, counters[i])
-		}
-		for _, s := range c.rule(r, v) {
-			rules = append(rules, rule{chain, append(s, end...), r.Name() + " of the quoted packet"})
-			if r.Action == policy.Allow {
-				last = len(rules)
-			}
-		}
-	}
-	if last == 0 {
-		return
-	}
-	rs.chains = append(rs.chains, chain)
-	rs.add(endpointPrefix+escape(e.Interface), "which packet is this error about?",
-		isError(family), steps(verdict(expr.VerdictGoto, chain)))
-	rs.rules = append(rs.rules, rules[:last]...)
 }
 
 // isError holds for an ICMP error (see policy.IsICMPError) whose quoted packet has its transport header right

@@ -17,7 +17,7 @@ const TableName = "untracked"
 type Endpoint struct {
 	// Interface is the name of the interface that packets leave by.
 	Interface string
-	// Rules is the egress list, first match wins.
+	// Rules is the egress list, as policy.Evaluate asks it. Endpoints may have different ones.
 	Rules []policy.Rule
 	// Answers are the ingress rules for what may be answers to calls (see policy.Rule.AsksForAnswers). What they match
 	// is untracked only if a local socket waits for it: where pods are masqueraded, an answer to this host's address

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/untracked-cni/untracked/pkg/nflog"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
@@ -210,7 +211,16 @@ func TestEgressTraffic(t *testing.T) {
 	n := newNetwork(t)
 	calls := []policy.Port{port(policy.UDP, 5000), port(policy.TCP, 6000)}
 	addTestTable(t, calls...)
-	rules := append(rulesFor(calls, nil), udpTo(5002, policy.Deny), udpTo(5003, policy.Failsafe))
+	udp := ptr(uint8(policy.UDP))
+	rules := append(rulesFor(calls, nil), udpTo(5002, policy.Deny), udpTo(5003, policy.Failsafe),
+		// Nothing gets to the last rule of this tier: not UDP, which passes it over, and not TCP.
+		policy.Rule{Tier: "first", Action: policy.Log, Protocol: udp},
+		policy.Rule{Tier: "first", Action: policy.Pass, Protocol: udp},
+		policy.Rule{Tier: "first", Action: policy.Deny, Protocol: udp})
+	rules = slices.Concat(rules[4:], rules[:4])
+	reader, err := nflog.Open(LogGroup, LogBytes)
+	must(t, err)
+	t.Cleanup(func() { reader.Close() })
 	apply := func() {
 		t.Helper()
 		must(t, (&Table{Mark: testMark, Endpoints: []Endpoint{{Interface: nodeLink, Rules: rules}}}).Apply())
@@ -280,10 +290,17 @@ func TestEgressTraffic(t *testing.T) {
 	if diff := cmp.Diff([]string{"tcp 6001", "udp 5001", "udp 5003"}, tracked(t)); diff != "" {
 		t.Errorf("tracked flows (-want +got):\n%s", diff)
 	}
-	for i, want := range []uint64{2, 4, 2, 2} { // 4 for TCP: at least SYN and ACK in each family
-		if got := packetsOf(t, rules, i); got != want && (i != 1 || got < want) {
+	const tcpRule = 4 // which sees at least SYN and ACK in each family
+	for i, want := range []uint64{8, 8, 0, 2, 4, 2, 2} {
+		if got := packetsOf(t, rules, i); got != want && (i != tcpRule || got < want) {
 			t.Errorf("rule %s: %d packets, want %d", rules[i].Match(), got, want)
 		}
+	}
+	report := LogPrefix(policy.IDs(rules)[0])
+	want := slices.Concat(
+		slices.Repeat([]string{report + ": version 4, 33 bytes"}, 4), slices.Repeat([]string{report + ": version 6, 53 bytes"}, 4))
+	if diff := cmp.Diff(want, read(t, reader, len(want))); diff != "" {
+		t.Errorf("reports (-want +got):\n%s", diff)
 	}
 
 	// An echo: tracked until a rule says otherwise.
