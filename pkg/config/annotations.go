@@ -12,6 +12,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/pkg/resource"
 )
 
 // setters has every annotation by its name without the prefix. A setter checks the value and puts it into
@@ -26,8 +27,8 @@ var setters = map[string]func(*Config, string) *Error{
 	"destinations":      func(c *Config, v string) *Error { return setNets(&c.Destinations, v) },
 	"deny":              func(c *Config, v string) *Error { return setNets(&c.Deny, v) },
 	"deny-files":        setDenyFiles,
-	"policy":            notSupported,
-	"policy-files":      notSupported,
+	"policy":            setPolicy,
+	"policy-files":      setPolicyFiles,
 	"auto-return":       func(c *Config, v string) *Error { return setBool(&c.AutoReturn, v) },
 	"failsafe-inbound":  func(c *Config, v string) *Error { return setFailsafes(&c.FailsafeInbound, v) },
 	"failsafe-outbound": func(c *Config, v string) *Error { return setFailsafes(&c.FailsafeOutbound, v) },
@@ -95,18 +96,7 @@ func setNets(to **netset.Set, v string) *Error {
 }
 
 func setDenyFiles(c *Config, v string) *Error {
-	list, bad := items(v, "absolute paths of files")
-	if bad != nil {
-		return bad
-	}
-	files := make([]string, len(list))
-	for i, item := range list {
-		if err := setPath(&files[i], item); err != nil {
-			return err
-		}
-	}
-	c.DenyFiles = files
-	return nil
+	return setPaths(&c.DenyFiles, v, "absolute paths of files")
 }
 
 func setFailsafes(to *[]policy.FailsafePort, v string) *Error {
@@ -205,8 +195,41 @@ func setPath(to *string, v string) *Error {
 	return nil
 }
 
-func notSupported(_ *Config, v string) *Error {
-	return problem(v, "not supported by this version; want the policy as annotations such as %sports, or the key left out", Prefix)
+func setPolicy(c *Config, v string) *Error {
+	if strings.TrimSpace(v) == "" {
+		return problem(v, "empty; want resources in YAML or JSON, or the key left out")
+	}
+	c.Inline = append(c.Inline, Inline{Data: []byte(v), At: resource.Position{File: Prefix + "policy"}})
+	return nil
+}
+
+func setPolicyFiles(c *Config, v string) *Error {
+	var paths []string
+	if err := setPaths(&paths, v, "absolute paths of files, directories or globs"); err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if _, err := filepath.Match(path, ""); err != nil {
+			return problem(path, "not a complete glob pattern; want an absolute path of a file, a directory or a glob such as /etc/untracked/*.yaml")
+		}
+	}
+	c.PolicyFiles = paths
+	return nil
+}
+
+func setPaths(to *[]string, v, want string) *Error {
+	list, bad := items(v, want)
+	if bad != nil {
+		return bad
+	}
+	paths := make([]string, len(list))
+	for i, item := range list {
+		if err := setPath(&paths[i], item); err != nil {
+			return err
+		}
+	}
+	*to = paths
+	return nil
 }
 
 func oneOf(v, values string) *Error {

@@ -20,6 +20,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/pkg/resource"
 )
 
 // PluginType is the type of our entry in a conf list.
@@ -56,7 +57,8 @@ type Config struct {
 	// PrevResult is the previous plugin's result byte for byte, nil if there is none.
 	PrevResult json.RawMessage
 
-	// Annotations are ours as they were written, without defaults: the identity of the policy. Never nil.
+	// Annotations are ours as they were written, without defaults: with Resources, the identity of the policy. Never
+	// nil.
 	Annotations map[string]string
 
 	Interfaces []hostif.Selector
@@ -67,9 +69,16 @@ type Config struct {
 	Ports, RemotePorts          []policy.Port
 	Sources, Destinations, Deny *netset.Set
 	DenyFiles                   []string // absolute paths
-	AutoReturn                  bool
-	FailsafeInbound             []policy.FailsafePort
-	FailsafeOutbound            []policy.FailsafePort
+	// Inline has the resources that are written in the entry itself, not yet parsed.
+	Inline []Inline
+	// PolicyFiles are absolute paths of files, directories and globs.
+	PolicyFiles []string
+	// Resources is the entry's key of that name as it was written, nil if there is none.
+	Resources json.RawMessage
+
+	AutoReturn       bool
+	FailsafeInbound  []policy.FailsafePort
+	FailsafeOutbound []policy.FailsafePort
 
 	Mode     Mode
 	Mark     uint32 // exactly one bit
@@ -78,6 +87,13 @@ type Config struct {
 	LogLevel slog.Level
 	BPFFS    string // absolute path
 	RunDir   string // absolute path
+}
+
+// Inline is YAML or JSON within a config, with the place of its first byte. The place has no line where that says
+// nothing: what is in a string has lines of its own, and a runtime puts an entry on one line.
+type Inline struct {
+	Data []byte
+	At   resource.Position
 }
 
 // Locations is the little that every verb needs, whatever the state of the config.

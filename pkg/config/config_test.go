@@ -18,6 +18,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/pkg/resource"
 )
 
 func TestMain(m *testing.M) {
@@ -226,9 +227,12 @@ func TestParseBadValues(t *testing.T) {
 		{"deny-files", "", "=", "want absolute paths"},
 		{"deny-files", "/a,b", "b", "want one such as"},
 		{"deny-files", "/a,,/b", "=", "item 2 is empty"},
-		{"policy", "kind: GlobalNetworkPolicy", "=", "not supported by this version; want"},
-		{"policy", "", "=", "not supported by this version"},
-		{"policy-files", "/etc/untracked", "=", "not supported by this version; want"},
+		{"policy", "", "=", "want resources in YAML or JSON"},
+		{"policy", " \n", "=", "want resources in YAML or JSON"},
+		{"policy-files", "", "=", "want absolute paths of files, directories or globs"},
+		{"policy-files", "/a,,/b", "=", "item 2 is empty"},
+		{"policy-files", "/etc/x.yaml,policies", "policies", "not an absolute path"},
+		{"policy-files", "/etc/[a", "=", "not a complete glob pattern"},
 		{"auto-return", "yes", "=", "want true or false"},
 		{"auto-return", "", "=", "want true or false"},
 		{"failsafe-inbound", "", "=", "or none"},
@@ -342,7 +346,8 @@ func TestParseBadEntries(t *testing.T) {
 		`{"Annotations":{}}`:                             `Annotations: unknown key; did you mean "annotations"?`,
 		`{"name":7}`:                                     `name: 7: a number; want a string`,
 		`{"cniVersion":1.1}`:                             `cniVersion: 1.1: a number; want a string`,
-		`{"resources":[]}`:                               `resources: not supported by this version; want`,
+		`{"resources":{"kind":"Tier"}}`:                  `resources: {"kind":"Tier"}: an object; want an array of resources`,
+		`{"resources":[{},"x"]}`:                         `resources[1]: "x": a string; want a resource, an object`,
 		`{"untracked.cni/ports":"tcp/80"}`:               `untracked.cni/ports: "tcp/80": not a key of the entry itself; want it inside "annotations"`,
 		`{"annotations":{},"annotations":1}`:             `annotations: 1: the key is there twice; want it once`,
 		`{"annotations":{"untracked.cni/ports":"tcp/1","untracked.cni/ports":"tcp/2"}}`:      `untracked.cni/ports: "tcp/2": the key is there twice`,
@@ -355,6 +360,36 @@ func TestParseBadEntries(t *testing.T) {
 		if err == nil || c != nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("Parse(%s) = %v, %v, want %s", entry, c, err, want)
 		}
+	}
+}
+
+func TestParseResources(t *testing.T) {
+	c, err := Parse([]byte(`{"resources": [ {"kind":"Tier"}, {"a":1} ], "annotations": {
+		"untracked.cni/policy": "kind: Tier\n", "untracked.cni/policy-files": "/etc/x.yaml, /etc/policies/,/etc/y*/*.yaml"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Inline{
+		{[]byte(`{"kind":"Tier"}`), resource.Position{File: "resources[0]"}},
+		{[]byte(`{"a":1}`), resource.Position{File: "resources[1]"}},
+		{[]byte("kind: Tier\n"), resource.Position{File: "untracked.cni/policy"}},
+	}
+	if diff := cmp.Diff(want, c.Inline); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"/etc/x.yaml", "/etc/policies", "/etc/y*/*.yaml"}, c.PolicyFiles); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if want := `[ {"kind":"Tier"}, {"a":1} ]`; string(c.Resources) != want {
+		t.Errorf("resources %s, want %s", c.Resources, want)
+	}
+
+	c, err = ParseConflist([]byte("{\"type\": \"untracked\",\n \"resources\": [\n  {\"kind\": \"Tier\"}]}"), "net.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (resource.Position{File: "net.conf", Line: 3, Column: 3}); c.Inline[0].At != want {
+		t.Errorf("at %v, want %v", c.Inline[0].At, want)
 	}
 }
 

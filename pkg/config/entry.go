@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/pkg/resource"
 )
 
 // header is what an entry takes from its list, in place of what it says itself.
@@ -90,7 +91,7 @@ func (p *entryParser) field(m member) {
 	case "annotations":
 		p.annotations(m)
 	case "resources":
-		p.fail(m.keyAt, m.key, fault("not supported by this version; want the policy as annotations such as %sports, or the key left out", Prefix))
+		p.resources(m)
 	default:
 		switch {
 		case strings.EqualFold(m.key, "annotations"):
@@ -99,6 +100,31 @@ func (p *entryParser) field(m member) {
 			p.fail(m.keyAt, m.key, p.doc.problemAt(m.valueAt, `not a key of the entry itself; want it inside "annotations"`))
 		}
 	}
+}
+
+// resources takes the objects of the array one by one, so that each has its place.
+func (p *entryParser) resources(m member) {
+	if p.doc.isNull(m.valueAt) {
+		return
+	}
+	elements, ok := p.doc.elements(m.valueAt)
+	if !ok {
+		p.fail(m.valueAt, m.key, p.doc.problemAt(m.valueAt, "%s; want an array of resources, each an object", p.doc.typeAt(m.valueAt)))
+		return
+	}
+	for i, at := range elements {
+		if _, ok := p.doc.members(at); !ok {
+			p.fail(at, fmt.Sprintf("%s[%d]", m.key, i), p.doc.problemAt(at, "%s; want a resource, an object", p.doc.typeAt(at)))
+			continue
+		}
+		place := resource.Position{File: fmt.Sprintf("%s[%d]", m.key, i)}
+		if p.doc.name != "" {
+			place.File = p.doc.name
+			place.Line, place.Column = p.doc.position(at)
+		}
+		p.config.Inline = append(p.config.Inline, Inline{p.doc.value(at), place})
+	}
+	p.config.Resources = bytes.Clone(p.doc.value(m.valueAt))
 }
 
 func (p *entryParser) annotations(m member) {

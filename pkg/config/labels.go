@@ -2,12 +2,10 @@
 
 package config
 
-import "strings"
+import (
+	"strings"
 
-// The lengths are Kubernetes' (k8s.io/apimachinery/pkg/util/validation).
-const (
-	maxLabelPart   = 63
-	maxLabelPrefix = 253
+	"github.com/untracked-cni/untracked/pkg/resource"
 )
 
 // setLabels reads `hep=redis-host,role=db` in Kubernetes' label syntax. No labels at all may be written down.
@@ -27,10 +25,10 @@ func setLabels(c *Config, v string) *Error {
 		switch {
 		case !found:
 			return problem(item, "no '='; want key=value, as in role=db")
-		case !isLabelKey(key):
-			return problem(item, "label key %q is not of the form name or domain/name; want letters, digits, '-', '_' and '.' in a name, at most %d, a letter or digit first and last", key, maxLabelPart)
-		case value != "" && !isLabelPart(value):
-			return problem(item, "label value %q is not valid; want letters, digits, '-', '_' and '.', at most %d, a letter or digit first and last", value, maxLabelPart)
+		case !resource.IsLabelKey(key):
+			return problem(item, "label key %q is %s", key, resource.NotLabelKey)
+		case !resource.IsLabelValue(value):
+			return problem(item, "label value %q is not valid; want %s", value, resource.LabelWords)
 		case twice:
 			return problem(item, "label %q is there twice; want it once", key)
 		}
@@ -38,41 +36,4 @@ func setLabels(c *Config, v string) *Error {
 	}
 	c.Labels = labels
 	return nil
-}
-
-func isLabelKey(s string) bool {
-	domain, name, found := strings.Cut(s, "/")
-	if !found {
-		return isLabelPart(s)
-	}
-	return isDomain(domain) && isLabelPart(name)
-}
-
-func isLabelPart(s string) bool {
-	if s == "" || len(s) > maxLabelPart || !isAlphanumeric(s[0]) || !isAlphanumeric(s[len(s)-1]) {
-		return false
-	}
-	for i := range len(s) {
-		if !isAlphanumeric(s[i]) && s[i] != '-' && s[i] != '_' && s[i] != '.' {
-			return false
-		}
-	}
-	return true
-}
-
-// isDomain is a DNS subdomain of RFC 1123 in lower case.
-func isDomain(s string) bool {
-	if len(s) > maxLabelPrefix || s != strings.ToLower(s) {
-		return false
-	}
-	for part := range strings.SplitSeq(s, ".") {
-		if !isLabelPart(part) || strings.Contains(part, "_") {
-			return false
-		}
-	}
-	return true
-}
-
-func isAlphanumeric(b byte) bool {
-	return '0' <= b && b <= '9' || 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z'
 }

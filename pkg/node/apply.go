@@ -14,8 +14,8 @@ import (
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/nft"
-	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
 // apply carries a plan out, under the lock, and returns the new record. Each step may be repeated; the record,
@@ -25,10 +25,10 @@ import (
 // a moment is harmless, a tracked connection whose replies conntrack never sees is not.
 func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	a := &applier{Node: n, config: c, plan: p, old: old, result: newRecord(n.Version, c, p, old), keep: map[int]uint64{}}
+	defer a.close()
 	if !a.prepare() {
 		return a.gotNowhere()
 	}
-	defer a.generation.Close()
 	if !a.install() {
 		return a.gotNowhere()
 	}
@@ -49,6 +49,8 @@ type applier struct {
 	// result is the record to be, filled step by step.
 	result     *Record
 	generation *datapath.Generation
+	// tables are those of the plan's lists.
+	tables []*datapath.Tables
 	// keep has the interfaces that have a policy, and the generation in force there.
 	keep map[int]uint64
 }
@@ -81,17 +83,28 @@ func (a *applier) prepare() bool {
 	}
 
 	a.progress("tables of generation %d", a.plan.Generation)
-	a.generation, err = a.pins().NewGeneration(a.plan.Generation, a.plan.Rules.Ingress, a.plan.Image, a.config.Mark)
-	if err != nil {
-		a.fail(ProblemNotAttached, staysRemedy, err)
+	a.generation = a.pins().NewGeneration(a.plan.Generation, a.config.Mark)
+	for i, l := range a.plan.Lists {
+		tables, err := a.generation.Tables(l.Ingress, a.plan.Images[i])
+		if err != nil {
+			a.fail(ProblemNotAttached, staysRemedy, err)
+			return false
+		}
+		a.tables = append(a.tables, tables)
 	}
-	return err == nil
+	return true
+}
+
+func (a *applier) close() {
+	if a.generation != nil {
+		a.generation.Close()
+	}
 }
 
 const staysRemedy = "see the message; the policy in force stays in force"
 
 // install changes the interfaces over, one by one. It returns false, with nothing changed, where the kernel refuses
-// the program as such.
+// the program as such, or the file system its pins.
 func (a *applier) install() bool {
 	if moved := a.movedPins(a.old); moved != nil {
 		// Two links cannot hold one hook: what was pinned elsewhere goes first, for a moment without policy.
@@ -102,14 +115,12 @@ func (a *applier) install() bool {
 	}
 	for _, planned := range a.plan.Interfaces {
 		a.progress("programs of %s", planned.Name)
-		i := InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint, ForeignXDP: planned.Foreign}
+		i := planned.record()
+		i.ForeignXDP = planned.Foreign
 		if len(planned.Modes) > 0 {
 			err := a.installOn(planned, &i)
-			if errors.Is(err, datapath.ErrNotLoaded) && len(a.keep) == 0 {
+			if (errors.Is(err, datapath.ErrNotLoaded) || errors.Is(err, datapath.ErrNotPinned)) && len(a.keep) == 0 {
 				a.fail(ProblemNotAttached, staysRemedy, err)
-				if err := a.generation.Discard(); err != nil {
-					a.Log.Warn("pins stay", "error", err)
-				}
 				a.result.Interfaces = nil
 				return false
 			}
@@ -128,9 +139,9 @@ func (a *applier) install() bool {
 // installOn installs the generation on an interface and records what came of it; where nothing did, but the rules
 // are those in force there, what was there.
 func (a *applier) installOn(planned PlannedInterface, i *InterfaceRecord) error {
-	attached, refused, err := a.generation.Install(planned.Target(), planned.Modes)
+	attached, refused, err := a.generation.Install(planned.Target(), planned.Modes, a.tables[planned.List])
 	if err != nil {
-		if was, ok := a.old.stillGood(*i, a.plan.Policy, a.pins()); ok {
+		if was, ok := a.old.stillGood(*i, a.pins()); ok {
 			*i = was
 		}
 		return err
@@ -157,8 +168,15 @@ func (a *applier) failInterface(planned PlannedInterface, err error) {
 // writeTable writes the other half of the datapath.
 func (a *applier) writeTable() bool {
 	a.progress("table inet %s", nft.TableName)
-	table := a.result.table(a.config.Mark, a.plan.Rules)
-	if err := table.Apply(); err != nil {
+	table := a.result.table(a.config.Mark, a.plan.Lists)
+	err := table.Apply()
+	if errors.Is(err, nft.ErrNoLog) {
+		a.result.Problems = append(a.result.Problems, Problem{
+			Code: ProblemNoLog, Message: "on the way out: " + err.Error(), Remedy: "load these modules, then run `untracked apply`",
+		})
+		err = nil
+	}
+	if err != nil {
 		a.fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet; nft_socket for "+config.Prefix+"remote-ports)", err)
 		return false
 	}
@@ -168,7 +186,7 @@ func (a *applier) writeTable() bool {
 
 func (a *applier) evict() {
 	a.progress("conntrack")
-	evicted, err := evict(a.plan.Rules, a.result.Interfaces)
+	evicted, err := evict(a.plan.Lists, a.result.Interfaces)
 	if err == nil {
 		a.Log.Info("evicted conntrack entries", "entries", evicted)
 		return
@@ -189,7 +207,7 @@ func (a *applier) tidy() {
 		}
 	}
 	a.progress("clean")
-	if err := a.pins().Prune(a.plan.Generation, a.keep); err != nil {
+	if err := a.pins().Prune(a.keep, a.plan.logs()); err != nil {
 		a.Log.Warn("pins of an earlier generation stay", "error", err)
 	}
 }
@@ -197,7 +215,7 @@ func (a *applier) tidy() {
 // gotNowhere records an apply that changed nothing.
 func (a *applier) gotNowhere() (*Record, error) {
 	for _, planned := range a.plan.Interfaces {
-		a.result.Interfaces = append(a.result.Interfaces, InterfaceRecord{Name: planned.Name, Index: planned.Index, HostEndpoint: ImplicitEndpoint})
+		a.result.Interfaces = append(a.result.Interfaces, planned.record())
 	}
 	return a.recordKept(a.result, a.old, a.plan)
 }
@@ -206,7 +224,7 @@ func (a *applier) gotNowhere() (*Record, error) {
 func (n *Node) record(r *Record, p *Plan) (*Record, error) {
 	n.progress("record")
 	r.Broken = anyBroken(r.Problems)
-	if err := writeFile(n.RunDir, rulesFile, newRuleRecords(r, p.Rules)); err != nil {
+	if err := writeFile(n.RunDir, rulesFile, newSnapshot(r.Generation, p.Lists)); err != nil {
 		return nil, err
 	}
 	if err := writeFile(n.RunDir, recordFile, r); err != nil {
@@ -221,8 +239,8 @@ func newRecord(version string, c *config.Config, p *Plan, old *Record) *Record {
 	r := &Record{
 		Version: version, Applied: time.Now().UTC(), Config: hash, Tried: hash, Policy: p.Policy,
 		Generation: p.Generation, Network: c.Network, Networks: map[string]string{},
-		Annotations: c.Annotations, Files: p.Files, Rules: len(p.Rules.Ingress) + len(p.Rules.Egress),
-		Problems: slices.Clone(p.Problems),
+		Annotations: c.Annotations, Resources: c.Resources, Files: p.desired.files, Selectors: p.desired.selectors(),
+		Rules: p.Rules(), Problems: slices.Clone(p.Problems), UsesAddresses: p.desired.needsAddresses(),
 	}
 	if old != nil {
 		maps.Copy(r.Networks, old.Networks)
@@ -248,30 +266,28 @@ func (n *Node) recordKept(failed, old *Record, p *Plan) (*Record, error) {
 // stillGood finds an interface that could not be changed over, say to another mode, and has the same rules in
 // force as before: there the old programs stay. With other rules they must go, because the way out, which is
 // written anew for all interfaces at once, would no longer fit the way in.
-func (r *Record) stillGood(i InterfaceRecord, policy string, pins *datapath.Pins) (InterfaceRecord, bool) {
-	if r == nil || r.Policy != policy {
+func (r *Record) stillGood(i InterfaceRecord, pins *datapath.Pins) (InterfaceRecord, bool) {
+	was := r.on(hostif.Interface{Name: i.Name, Index: i.Index})
+	if was == nil || was.Policy != i.Policy || !was.installed() || pins.Verify(was.Index, was.Attached) != nil {
 		return InterfaceRecord{}, false
 	}
-	for _, was := range r.Interfaces {
-		if was.Index == i.Index && was.Name == i.Name && was.installed() && pins.Verify(was.Index, was.Attached) == nil {
-			was.ForeignXDP = i.ForeignXDP
-			return was, true
-		}
-	}
-	return InterfaceRecord{}, false
+	i.Attached, i.Generation = was.Attached, was.Generation
+	return i, true
 }
 
 // table is the way out for every interface whose way in is installed: half a flow must not be untracked.
-func (r *Record) table(mark uint32, rules policy.Rules) *nft.Table {
+func (r *Record) table(mark uint32, lists []List) *nft.Table {
 	t := &nft.Table{Mark: mark}
-	var answers []policy.Rule
-	for i := range rules.Ingress {
-		answers = append(answers, rules.Ingress[i].AsksForAnswers()...)
-	}
 	for _, i := range r.Interfaces {
-		if i.installed() {
-			t.Endpoints = append(t.Endpoints, nft.Endpoint{Interface: i.Name, Rules: rules.Egress, Answers: answers})
+		if !i.installed() {
+			continue
 		}
+		e := nft.Endpoint{Interface: i.Name, Rules: lists[i.List].Egress}
+		ingress := lists[i.List].Ingress
+		for n := range ingress {
+			e.Answers = append(e.Answers, ingress[n].AsksForAnswers()...)
+		}
+		t.Endpoints = append(t.Endpoints, e)
 	}
 	return t
 }

@@ -3,19 +3,23 @@
 package node
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/untracked-cni/untracked/pkg/config"
+	"github.com/untracked-cni/untracked/pkg/files"
+	"github.com/untracked-cni/untracked/pkg/hostendpoint"
+	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/pkg/resource"
 )
 
 // annotations that say how and where, not what: they are no part of the policy's identity.
@@ -34,14 +38,14 @@ func configHash(c *config.Config) string {
 	for _, k := range keys {
 		fmt.Fprintf(h, "%q=%q\n", k, c.Annotations[k])
 	}
-	fmt.Fprintf(h, "node=%q\n", c.Node)
+	fmt.Fprintf(h, "resources=%q\nnode=%q\n", c.Resources, c.Node)
 	return shortHash(h.Sum(nil))
 }
 
 func shortHash(sum []byte) string { return hex.EncodeToString(sum[:8]) }
 
-// policyHash identifies rules by all they match and do.
-func policyHash(rules policy.Rules) string {
+// listHash identifies the rules of an endpoint by all they match and do.
+func listHash(rules policy.Rules) string {
 	h := sha256.New()
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 		list := rules.Of(d)
@@ -52,6 +56,9 @@ func policyHash(rules policy.Rules) string {
 				if e.NetsName != "" {
 					fmt.Fprintf(h, " %x", e.Nets.Hash())
 				}
+				if e.NotNetsName != "" {
+					fmt.Fprintf(h, " not %x", e.NotNets.Hash())
+				}
 			}
 			fmt.Fprintln(h)
 		}
@@ -59,69 +66,242 @@ func policyHash(rules policy.Rules) string {
 	return shortHash(h.Sum(nil))
 }
 
-// Expand turns a config into the ordered rules of an interface, and says by which files. Its errors are
-// config errors that name the annotation.
-func Expand(c *config.Config) (policy.Rules, []FileStamp, error) {
-	s := policy.Shorthand{
+// Desired is what a config asks for, all its files read, whatever interfaces there are.
+type Desired struct {
+	config    *config.Config
+	shorthand policy.Shorthand
+	resources *resource.Set
+	files     []files.Stamp
+}
+
+// Read reads the files that a config names. Its errors are config errors that name the annotation.
+func Read(c *config.Config) (*Desired, error) {
+	d := &Desired{config: c, shorthand: policy.Shorthand{
 		Deny: c.Deny, Ports: c.Ports, Sources: c.Sources, RemotePorts: c.RemotePorts, Destinations: c.Destinations,
+	}}
+	if err := errors.Join(d.readLists(), d.readResources()); err != nil {
+		return nil, err
 	}
-	var stamps []FileStamp
+	return d, nil
+}
+
+func (d *Desired) readLists() error {
+	const key = config.Prefix + "deny-files"
 	var errs []error
-	for _, path := range c.DenyFiles {
-		set, stamp, err := readList(path) // whose errors begin with the path
-		if err != nil {
-			errs = append(errs, &config.Error{Key: config.Prefix + "deny-files", Problem: err.Error()})
+	for _, path := range d.config.DenyFiles {
+		set, err := d.readList(path)
+		if err != nil { // it begins with the path
+			errs = append(errs, &config.Error{Key: key, Problem: err.Error()})
 			continue
 		}
-		stamps = append(stamps, stamp)
-		s.DenyFiles = append(s.DenyFiles, policy.NamedSet{Name: path, Set: set})
+		d.shorthand.DenyFiles = append(d.shorthand.DenyFiles, policy.NamedSet{Name: path, Set: set})
 	}
-	if len(errs) > 0 {
-		return policy.Rules{}, nil, errors.Join(errs...)
+	return errors.Join(errs...)
+}
+
+func (d *Desired) readList(path string) (*netset.Set, error) {
+	data, stamp, err := files.Read(path)
+	if err != nil {
+		return nil, files.Problem(err, "want the path of a list with an address or CIDR a line")
 	}
-	rules := policy.Join(
-		policy.FailsafeRules(c.FailsafeInbound, c.FailsafeOutbound),
-		s.Denies(),
-		s.Allows(),
-	)
-	if c.AutoReturn {
+	d.files = append(d.files, stamp)
+	return netset.ReadList(bytes.NewReader(data), path)
+}
+
+func (d *Desired) readResources() error {
+	const key = config.Prefix + "policy-files"
+	var r resource.Reader
+	for _, inline := range d.config.Inline {
+		r.Add(inline.Data, inline.At)
+	}
+	paths, err := files.Find(d.config.PolicyFiles)
+	var errs []error
+	if err != nil {
+		errs = append(errs, &config.Error{Key: key, Problem: err.Error()})
+	}
+	for _, path := range paths {
+		data, stamp, err := files.Read(path)
+		if err != nil {
+			err = files.Problem(err, "want a file with resources in YAML or JSON")
+			errs = append(errs, &config.Error{Key: key, Problem: err.Error()})
+			continue
+		}
+		d.files = append(d.files, stamp)
+		r.Add(data, resource.Position{File: path})
+	}
+	d.resources, err = r.Result()
+	for _, e := range resource.Errors(err) {
+		problem := &config.Error{Problem: e.Error()}
+		if slices.Contains(paths, e.File) {
+			problem.Key = key
+		}
+		errs = append(errs, problem)
+	}
+	return errors.Join(errs...)
+}
+
+// selectors choose the interfaces that may have a host endpoint: those of the annotation, and of written ones.
+func (d *Desired) selectors() []hostif.Selector {
+	return slices.Concat(d.config.Interfaces, hostendpoint.Selectors(d.resources, d.config.Node))
+}
+
+// expected are the selectors that should choose an interface: those that were written. The default says nothing where
+// there are host endpoints.
+func (d *Desired) expected() []hostif.Selector {
+	if _, given := d.config.Annotations[config.Prefix+"interfaces"]; given || len(d.resources.HostEndpoints) == 0 {
+		return d.selectors()
+	}
+	return hostendpoint.Selectors(d.resources, d.config.Node)
+}
+
+// needsAddresses reports whether the policy depends on the addresses that interfaces have.
+func (d *Desired) needsAddresses() bool {
+	return len(d.resources.HostEndpoints) > 0 || len(d.resources.Policies) > 0
+}
+
+// List is the ordered rules of one or several interfaces.
+type List struct {
+	policy.Rules
+	// Hash identifies the rules.
+	Hash string
+}
+
+// Assignment is the host endpoint of an interface, with its rules.
+type Assignment struct {
+	HostEndpoint string
+	// List is the index of the rules among all lists, Policy their hash.
+	List   int
+	Policy string
+}
+
+// Assign gives each interface its host endpoint and each endpoint its rules. Interfaces that have no endpoint are
+// not in the map; without interfaces, the list is that of the implicit endpoint.
+func (d *Desired) Assign(interfaces []hostif.Interface) (map[string]Assignment, []List, error) {
+	n := hostendpoint.Node{Name: d.config.Node, Labels: d.config.Labels}
+	selected := map[string]bool{}
+	for i := range interfaces {
+		one := d.candidate(&interfaces[i])
+		selected[one.Name] = one.Selected
+		n.Interfaces = append(n.Interfaces, one)
+	}
+	endpoints, _ := hostendpoint.Assign(d.resources, n)
+	if len(endpoints) == 0 {
+		endpoints = []hostendpoint.Endpoint{{Name: hostendpoint.Implicit, Labels: d.config.Labels}}
+	}
+	var lists []List
+	assigned := map[string]Assignment{}
+	for i := range endpoints {
+		e := &endpoints[i]
+		written, err := hostendpoint.Expand(d.resources, endpoints, e)
+		if err != nil {
+			return nil, nil, &config.Error{Problem: err.Error()}
+		}
+		at := map[bool]int{} // where the list with and the one without shorthand is
+		list := func(shorthand bool) int {
+			place, ok := at[shorthand]
+			if !ok {
+				lists, place = withList(lists, d.rules(written, shorthand))
+				at[shorthand] = place
+			}
+			return place
+		}
+		if len(e.Interfaces) == 0 && e.Resource == nil {
+			list(true)
+		}
+		for _, name := range e.Interfaces {
+			n := list(selected[name])
+			assigned[name] = Assignment{e.Name, n, lists[n].Hash}
+		}
+	}
+	return assigned, lists, nil
+}
+
+// withList adds a list unless an equal one is there.
+func withList(lists []List, rules policy.Rules) ([]List, int) {
+	l := List{rules, listHash(rules)}
+	if at := slices.IndexFunc(lists, func(o List) bool { return o.Hash == l.Hash }); at >= 0 {
+		return lists, at
+	}
+	return append(lists, l), len(lists)
+}
+
+func (d *Desired) candidate(i *hostif.Interface) hostendpoint.Interface {
+	one := hostendpoint.Interface{Name: i.Name}
+	for _, prefix := range i.Addresses {
+		one.Addresses = append(one.Addresses, prefix.Addr())
+	}
+	for _, s := range i.SelectedBy {
+		one.Host = one.Host || s.Kind == hostif.ByHost
+		one.Selected = one.Selected || slices.Contains(d.config.Interfaces, s)
+	}
+	return one
+}
+
+// rules is the whole list of an interface in its order: failsafe ports, the shorthand's denials, what is written, the
+// shorthand's ports, and what is missing of return rules.
+func (d *Desired) rules(written policy.Rules, shorthand bool) policy.Rules {
+	s := &d.shorthand
+	if !shorthand {
+		s = &policy.Shorthand{}
+	}
+	rules := policy.Join(policy.FailsafeRules(d.config.FailsafeInbound, d.config.FailsafeOutbound), s.Denies(), written, s.Allows())
+	if d.config.AutoReturn {
 		rules.AddReturns()
 	}
-	return rules, stamps, nil
+	return rules
 }
 
-func readList(path string) (*netset.Set, FileStamp, error) {
-	// The stamp is taken first: a file that changes while it is read will be seen to have changed.
-	stamp, err := stampOf(path)
-	if err != nil {
-		return nil, FileStamp{}, listError(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, FileStamp{}, listError(err)
-	}
-	defer f.Close()
-	set, err := netset.ReadList(f, path)
-	return set, stamp, err
+// decides reports whether a list does more than leave failsafe ports alone.
+func (l *List) decides() bool {
+	acts := func(r policy.Rule) bool { return r.Action == policy.Allow || r.Action == policy.Deny }
+	return slices.ContainsFunc(l.Ingress, acts) || slices.ContainsFunc(l.Egress, acts)
 }
 
-// listError names the path once, in front.
-func listError(err error) error {
-	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
-		return fmt.Errorf("%s: %w; want the path of a list with an address or CIDR a line", pathError.Path, pathError.Err)
+// whyEmpty says why no resource gives a rule, if there are any.
+func (d *Desired) whyEmpty() string {
+	if n := len(d.resources.Policies); n > 0 {
+		return fmt.Sprintf("none of the %d policies selects a host endpoint of this node", n)
 	}
-	return err
+	return ""
+}
+
+// adviceOnEndpoints says when the written host endpoints are all other nodes': mostly this one's name is spelt
+// differently.
+func (d *Desired) adviceOnEndpoints() []Problem {
+	var nodes []string
+	for _, e := range d.resources.HostEndpoints {
+		nodes = append(nodes, e.Node)
+	}
+	slices.Sort(nodes)
+	nodes = slices.Compact(nodes)
+	if len(nodes) == 0 || slices.Contains(nodes, d.config.Node) {
+		return nil
+	}
+	return []Problem{{
+		Code:    ProblemNoHostEndpoint,
+		Message: fmt.Sprintf("no HostEndpoint is of this node, %q; they are of %s", d.config.Node, shortList(nodes)),
+		Remedy:  fmt.Sprintf("none is needed if that is meant; otherwise correct spec.node, or name this node in %snode", config.Prefix),
+	}}
+}
+
+// shortList joins a list that may be long.
+func shortList(items []string) string {
+	const shown = 5
+	if more := len(items) - shown; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(items[:shown], ", "), more)
+	}
+	return strings.Join(items, ", ")
 }
 
 // adviceOn names what is valid in a config and still not what anybody wants.
-func adviceOn(c *config.Config) []Problem {
-	var out []Problem
-	if c.Ports == nil && c.RemotePorts == nil && c.Deny == nil && c.DenyFiles == nil {
+func (d *Desired) adviceOn(lists []List) []Problem {
+	c := d.config
+	out := d.adviceOnEndpoints()
+	if !slices.ContainsFunc(lists, func(l List) bool { return l.decides() }) {
 		out = append(out, Problem{
 			Code:    ProblemEmptyPolicy,
-			Message: "nothing is untracked or denied: the entry has no policy",
-			Remedy:  fmt.Sprintf("name what this host serves in %sports, as in tcp/6379,udp/53", config.Prefix),
+			Message: "nothing is untracked or denied: " + cmp.Or(d.whyEmpty(), "the entry has no policy"),
+			Remedy:  fmt.Sprintf("name what this host serves in %sports, as in tcp/6379,udp/53, or policies that select it in %spolicy-files", config.Prefix, config.Prefix),
 		})
 	}
 	// Ports that the policy names and a failsafe takes away again.

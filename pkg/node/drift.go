@@ -12,6 +12,7 @@ import (
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/files"
 	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/nft"
 )
@@ -73,19 +74,42 @@ func (n *Node) drift(c *config.Config, r *Record) *drift {
 			d.datapath = append(d.datapath, "there is a BPF file system now")
 		}
 	}
+	d.files = fileDrift(c, r)
+	return d
+}
+
+// fileDrift compares the files that the policy was read from, and which there are now.
+func fileDrift(c *config.Config, r *Record) []string {
+	var out []string
+	known := make(map[string]bool, len(r.Files))
 	for _, f := range r.Files {
-		if now, err := stampOf(f.Path); err != nil || now != f {
-			d.files = append(d.files, f.Path+" changed")
+		known[f.Path] = true
+		if now, err := files.StampOf(f.Path); err != nil || now != f {
+			out = append(out, f.Path+" changed")
 		}
 	}
-	return d
+	found, _ := files.Find(c.PolicyFiles) // one that is gone has changed
+	for _, path := range found {
+		if !known[path] {
+			out = append(out, path+" is new")
+		}
+	}
+	return out
 }
 
 // datapathDrift is the part of drift that does not depend on what the annotations say, only on what was done.
 func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	found, err := resolve(c, r)
+	selectors := r.Selectors
+	const key = config.Prefix + "interfaces"
+	if r.Annotations[key] != c.Annotations[key] {
+		selectors = c.Interfaces
+	}
+	found, err := resolve(selectors, r)
+	if err == nil && r.UsesAddresses {
+		err = hostif.AddAddresses(found)
+	}
 	if err != nil {
 		add("%v", err)
 		return out
@@ -112,6 +136,8 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 		case is.Index != was.Index:
 			add("interface %s was re-created", was.Name)
 			continue
+		case !slices.Equal(is.Addresses, was.Addresses):
+			add("interface %s has other addresses", was.Name)
 		}
 		if was.ForeignXDP != 0 && is.XDP.ProgID != was.ForeignXDP {
 			add("interface %s: the other XDP program is gone", was.Name)
@@ -135,7 +161,7 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 		add("interface %s is new", name)
 	}
 	if installed {
-		if err := pins.VerifyGenerations(r.Generation, covered); err != nil {
+		if err := pins.VerifyGenerations(covered); err != nil {
 			add("%v", err)
 		}
 	}
@@ -154,7 +180,11 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 
 // config is the one that was applied.
 func (r *Record) config() (*config.Config, error) {
-	entry, err := json.Marshal(map[string]any{"name": r.Network, "type": config.PluginType, "annotations": r.Annotations})
+	fields := map[string]any{"name": r.Network, "type": config.PluginType, "annotations": r.Annotations}
+	if r.Resources != nil {
+		fields["resources"] = r.Resources
+	}
+	entry, err := json.Marshal(fields)
 	if err != nil {
 		return nil, err
 	}

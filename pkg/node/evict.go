@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -24,7 +23,7 @@ const routeTimeout = 5 * time.Second
 //
 // installed are the interfaces that have the policy. An entry does not say by which interface its flow comes; the
 // route to the other side does, as well as anything can.
-func evict(rules policy.Rules, installed []InterfaceRecord) (int, error) {
+func evict(lists []List, installed []InterfaceRecord) (int, error) {
 	addresses, err := hostif.LocalAddrs()
 	if err != nil {
 		return 0, err
@@ -37,22 +36,32 @@ func evict(rules policy.Rules, installed []InterfaceRecord) (int, error) {
 	if err := routes.SetSocketTimeout(routeTimeout); err != nil {
 		return 0, fmt.Errorf("set timeout of rtnetlink socket: %w", err)
 	}
-	m := flowMatcher{rules: rules, local: make(map[netip.Addr]bool, len(addresses))}
+	m := flowMatcher{local: make(map[netip.Addr]bool, len(addresses))}
 	for _, a := range addresses {
 		m.local[a] = true
 	}
-	known := map[[2]netip.Addr]bool{}
-	m.covered = func(local, peer netip.Addr) bool {
-		key := [2]netip.Addr{local, peer}
-		covered, ok := known[key]
-		if !ok {
-			found, err := routes.RouteGetWithOptions(peer.AsSlice(), &netlink.RouteGetOptions{SrcAddr: local.AsSlice()})
-			covered = err == nil && slices.ContainsFunc(installed, func(i InterfaceRecord) bool {
-				return i.installed() && slices.ContainsFunc(found, func(r netlink.Route) bool { return r.LinkIndex == i.Index })
-			})
-			known[key] = covered
+	byInterface := map[int]*policy.Rules{}
+	for _, i := range installed {
+		if i.installed() {
+			byInterface[i.Index] = &lists[i.List].Rules
 		}
-		return covered
+	}
+	known := map[[2]netip.Addr]*policy.Rules{}
+	m.rules = func(local, peer netip.Addr) *policy.Rules {
+		key := [2]netip.Addr{local, peer}
+		if rules, ok := known[key]; ok {
+			return rules
+		}
+		// Where there is no route, there are no packets.
+		found, _ := routes.RouteGetWithOptions(peer.AsSlice(), &netlink.RouteGetOptions{SrcAddr: local.AsSlice()})
+		for _, r := range found {
+			if rules := byInterface[r.LinkIndex]; rules != nil {
+				known[key] = rules
+				return rules
+			}
+		}
+		known[key] = nil
+		return nil
 	}
 	total := 0
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
@@ -70,10 +79,9 @@ func evict(rules policy.Rules, installed []InterfaceRecord) (int, error) {
 
 // flowMatcher finds the entries of flows between this host and others that neither direction tracks any more.
 type flowMatcher struct {
-	rules policy.Rules
 	local map[netip.Addr]bool
-	// covered reports whether packets from a local address to a peer leave by an interface that has the policy.
-	covered func(local, peer netip.Addr) bool
+	// rules are those of the interface by which packets from a local address to a peer leave, nil if it has none.
+	rules func(local, peer netip.Addr) *policy.Rules
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
@@ -97,7 +105,9 @@ func (m flowMatcher) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	case from == to: // forwarded, or within the host
 		return false
 	case to:
-		return policy.Evaluate(m.rules.Ingress, &p).Verdict == policy.Untracked && m.covered(p.Dst, p.Src)
+		rules := m.rules(p.Dst, p.Src)
+		return rules != nil && policy.Evaluate(rules.Ingress, &p).Verdict == policy.Untracked
 	}
-	return policy.Evaluate(m.rules.Egress, &p).Verdict == policy.Untracked && m.covered(p.Src, p.Dst)
+	rules := m.rules(p.Src, p.Dst)
+	return rules != nil && policy.Evaluate(rules.Egress, &p).Verdict == policy.Untracked
 }

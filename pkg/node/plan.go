@@ -3,6 +3,7 @@
 package node
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,30 +12,32 @@ import (
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/hostendpoint"
 	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/nft"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// ImplicitEndpoint is the name of the host endpoint made of the interfaces annotation.
-const ImplicitEndpoint = "implicit"
-
 // Plan is what apply is going to do: pure data.
 type Plan struct {
 	Generation uint64
-	Policy     string
-	Rules      policy.Rules
-	Files      []FileStamp
-	Image      *compiler.Image
+	// Policy identifies all rules together.
+	Policy string
+	// Lists are the distinct rules of the interfaces, Images their ingress half, compiled.
+	Lists      []List
+	Images     []*compiler.Image
 	Interfaces []PlannedInterface
 	// Leave are the interfaces that have our programs and shall have them no longer.
 	Leave    []int
 	Problems []Problem
+
+	desired *Desired
 }
 
 // PlannedInterface is an interface to install the generation on.
 type PlannedInterface struct {
 	hostif.Interface
+	Assignment
 	// Modes are tried in order. None: the interface is to be left alone.
 	Modes []datapath.Mode
 	// Foreign is the ID of somebody else's XDP program, ForeignName says in words which and how.
@@ -79,19 +82,31 @@ var driversWithMetadata = []string{
 }
 
 // MakePlan decides what to do: pure. pinned are the interface indexes that have our programs.
-func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned []int) (*Plan, error) {
-	p := &Plan{Rules: rules, Policy: policyHash(rules), Problems: adviceOn(c)}
-	var err error
-	if p.Image, err = compiler.Compile(rules.Ingress); err != nil {
-		return nil, &config.Error{Key: "annotations", Problem: "the policy cannot be compiled: " + err.Error()}
+func MakePlan(d *Desired, observed []Observed, pinned []int) (*Plan, error) {
+	c := d.config
+	p := &Plan{}
+	all := make([]hostif.Interface, len(observed))
+	for i := range observed {
+		all[i] = observed[i].Interface
 	}
-	if len(rules.Egress) > compiler.MaxRules {
-		return nil, &config.Error{Key: "annotations", Problem: fmt.Sprintf("the policy has %d egress rules, at most %d are supported", len(rules.Egress), compiler.MaxRules)}
+	assigned, lists, err := d.Assign(all)
+	if err != nil {
+		return nil, err
 	}
+	if err := p.compile(lists); err != nil {
+		return nil, err
+	}
+	p.Problems = d.adviceOn(lists)
+	// One that only a selector of a HostEndpoint found, and then another was the better match for, has none.
+	observed = slices.DeleteFunc(slices.Clone(observed), func(o Observed) bool {
+		_, has := assigned[o.Name]
+		return !has
+	})
 	var found []hostif.Interface
 	for _, o := range observed {
 		found = append(found, o.Interface)
 		i, problems := planInterface(c.Mode, o)
+		i.Assignment = assigned[o.Name]
 		p.Interfaces = append(p.Interfaces, i)
 		p.Problems = append(p.Problems, problems...)
 	}
@@ -111,7 +126,7 @@ func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned 
 			p.Leave = append(p.Leave, index)
 		}
 	}
-	for _, s := range hostif.Missing(c.Interfaces, found) {
+	for _, s := range hostif.Missing(d.expected(), found) {
 		p.Problems = append(p.Problems, Problem{
 			Code:    ProblemNoInterface,
 			Message: fmt.Sprintf("no interface matches %s", s),
@@ -120,6 +135,43 @@ func MakePlan(c *config.Config, rules policy.Rules, observed []Observed, pinned 
 		})
 	}
 	return p, nil
+}
+
+// compile makes the images of all lists.
+func (p *Plan) compile(lists []List) error {
+	hash := sha256.New()
+	for _, l := range lists {
+		image, err := compiler.Compile(l.Ingress)
+		if err != nil {
+			return &config.Error{Key: "policy", Problem: "it cannot be compiled: " + err.Error()}
+		}
+		if len(l.Egress) > compiler.MaxRules {
+			return &config.Error{Key: "policy", Problem: fmt.Sprintf("it has %d egress rules on one interface, at most %d are supported", len(l.Egress), compiler.MaxRules)}
+		}
+		p.Images = append(p.Images, image)
+		fmt.Fprintln(hash, l.Hash)
+	}
+	p.Lists, p.Policy = lists, shortHash(hash.Sum(nil))
+	if len(lists) == 1 {
+		p.Policy = lists[0].Hash
+	}
+	return nil
+}
+
+// logs reports whether some rule reports arriving packets.
+func (p *Plan) logs() bool {
+	return slices.ContainsFunc(p.Lists, func(l List) bool {
+		return slices.ContainsFunc(l.Ingress, func(r policy.Rule) bool { return r.Action == policy.Log })
+	})
+}
+
+// Rules is the number of rules of all lists, both directions.
+func (p *Plan) Rules() int {
+	n := 0
+	for _, l := range p.Lists {
+		n += len(l.Ingress) + len(l.Egress)
+	}
+	return n
 }
 
 func planInterface(mode config.Mode, o Observed) (PlannedInterface, []Problem) {
@@ -190,8 +242,12 @@ func (p *Plan) skipBridges(observed []Observed) {
 
 // Steps lists in words what apply is going to do.
 func (p *Plan) Steps() []string {
-	out := []string{fmt.Sprintf("compile %d ingress rules into %d KiB of lookup tables, generation %d",
-		len(p.Rules.Ingress), (len(p.Image.Bytes)+1023)/1024, p.Generation)}
+	var out []string
+	for i, l := range p.Lists {
+		out = append(out, fmt.Sprintf("compile %d ingress rules into %d KiB of lookup tables, generation %d",
+			len(l.Ingress), (len(p.Images[i].Bytes)+1023)/1024, p.Generation))
+	}
+	egress := 0
 	for _, i := range p.Interfaces {
 		if len(i.Modes) == 0 {
 			continue
@@ -200,20 +256,25 @@ func (p *Plan) Steps() []string {
 		for _, m := range i.Modes[1:] {
 			modes += ", else " + string(m)
 		}
-		out = append(out, fmt.Sprintf("attach to %s (ifindex %d): %s", i.Name, i.Index, modes))
+		where := ""
+		if i.HostEndpoint != hostendpoint.Implicit {
+			where = ", host endpoint " + i.HostEndpoint
+		}
+		out = append(out, fmt.Sprintf("attach to %s (ifindex %d)%s: %s", i.Name, i.Index, where, modes))
+		egress += len(p.Lists[i.List].Egress)
 	}
 	for _, index := range p.Leave {
 		out = append(out, fmt.Sprintf("detach from ifindex %d", index))
 	}
 	return append(out,
-		fmt.Sprintf("write table inet %s: %d egress rules for each interface", nft.TableName, len(p.Rules.Egress)),
+		fmt.Sprintf("write table inet %s: %d egress rules", nft.TableName, egress),
 		"evict the conntrack entries of flows that become untracked")
 }
 
 // plan observes the node and makes the plan. r is the record, nil where there is none; forget says that interfaces
 // which it has and the config does not select are to go.
 func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
-	rules, files, err := Expand(c)
+	d, err := Read(c)
 	if err != nil {
 		return nil, err
 	}
@@ -226,9 +287,14 @@ func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
 	if forget {
 		selected = nil
 	}
-	found, err := resolve(c, selected)
+	found, err := resolve(d.selectors(), selected)
 	if err != nil {
 		return nil, err
+	}
+	if d.needsAddresses() {
+		if err := hostif.AddAddresses(found); err != nil {
+			return nil, err
+		}
 	}
 	moved := n.movedPins(r)
 	observed := make([]Observed, len(found))
@@ -249,11 +315,11 @@ func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
 			observed[i].LacksMetadata, _ = pins.LacksMetadata(f.Index, was.Generation)
 		}
 	}
-	p, err := MakePlan(c, rules, observed, pinned)
+	p, err := MakePlan(d, observed, pinned)
 	if err != nil {
 		return nil, err
 	}
-	p.Files = files
+	p.desired = d
 	pinnedLast, err := pins.LastGeneration()
 	if err != nil {
 		return nil, err
@@ -274,14 +340,13 @@ func (n *Node) movedPins(r *Record) *datapath.Pins {
 	return nil
 }
 
-// resolve returns the interfaces that the config selects now, and those that it selected when it was applied, as
+// resolve returns the interfaces that the selectors choose now, and those that they chose when they were applied, as
 // long as they exist. A default route goes away with a link that is down for a moment, and a listing may have
 // been interrupted while pods start; neither is a reason to take a policy off an interface. An operator's apply,
 // which has no record here, is.
-func resolve(c *config.Config, r *Record) ([]hostif.Interface, error) {
-	found, err := hostif.Resolve(c.Interfaces)
-	const key = config.Prefix + "interfaces"
-	if err != nil || r == nil || r.Annotations[key] != c.Annotations[key] {
+func resolve(selectors []hostif.Selector, r *Record) ([]hostif.Interface, error) {
+	found, err := hostif.Resolve(selectors)
+	if err != nil || r == nil || !slices.Equal(r.Selectors, selectors) {
 		return found, err
 	}
 	has := func(index int) bool {
@@ -296,6 +361,7 @@ func resolve(c *config.Config, r *Record) ([]hostif.Interface, error) {
 			return nil, err
 		}
 		if len(still) == 1 && still[0].Index == was.Index {
+			still[0].SelectedBy = was.SelectedBy
 			found = append(found, still[0])
 		}
 	}

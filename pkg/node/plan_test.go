@@ -14,6 +14,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/hostif"
+	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
 func parse(t *testing.T, annotations map[string]string) *config.Config {
@@ -31,6 +32,25 @@ func parse(t *testing.T, annotations map[string]string) *config.Config {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func desired(t *testing.T, c *config.Config) *Desired {
+	t.Helper()
+	d, err := Read(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// advice is what the plan of a node with eth0 has to say.
+func advice(t *testing.T, c *config.Config) []Problem {
+	t.Helper()
+	p, err := MakePlan(desired(t, c), []Observed{observed("eth0", 2, nil)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Problems
 }
 
 func observed(name string, index int, change func(*Observed)) Observed {
@@ -70,11 +90,7 @@ func TestPlanModes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conf := parse(t, map[string]string{"ports": "tcp/6379", "mode": c.mode})
-			rules, _, err := Expand(conf)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := MakePlan(conf, rules, []Observed{observed("eth0", 2, c.change)}, []int{2, 9})
+			p, err := MakePlan(desired(t, conf), []Observed{observed("eth0", 2, c.change)}, []int{2, 9})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,8 +112,7 @@ func TestPlanModes(t *testing.T) {
 
 func TestPlanNoInterface(t *testing.T) {
 	conf := parse(t, map[string]string{"ports": "tcp/6379"})
-	rules, _, _ := Expand(conf)
-	p, err := MakePlan(conf, rules, nil, nil)
+	p, err := MakePlan(desired(t, conf), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,14 +124,14 @@ func TestPlanNoInterface(t *testing.T) {
 func TestFailsafeProblem(t *testing.T) {
 	conf := parse(t, map[string]string{"ports": "tcp/20-30", "remote-ports": "udp/53"})
 	var got []string
-	for _, p := range adviceOn(conf) {
+	for _, p := range advice(t, conf) {
 		got = append(got, p.Message)
 	}
 	if len(got) != 2 || !strings.Contains(got[0], "tcp/20-30 stays tracked at 22") || !strings.Contains(got[1], "udp/53 stays tracked at 53") {
 		t.Errorf("got %q", got)
 	}
 	conf = parse(t, map[string]string{"remote-ports": "udp/53", "failsafe-outbound": "none"})
-	if p := adviceOn(conf); len(p) > 0 {
+	if p := advice(t, conf); len(p) > 0 {
 		t.Errorf("got %v", p)
 	}
 }
@@ -131,14 +146,13 @@ func TestAdvice(t *testing.T) {
 		}
 		return out
 	}
-	if diff := cmp.Diff([]string{ProblemEmptyPolicy}, codes(adviceOn(parse(t, nil)))); diff != "" {
+	if diff := cmp.Diff([]string{ProblemEmptyPolicy}, codes(advice(t, parse(t, nil)))); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
 
 func TestPlanBridge(t *testing.T) {
 	conf := parse(t, map[string]string{"ports": "tcp/6379"})
-	rules, _, _ := Expand(conf)
 	bridge := func(nf bool) Observed {
 		return observed("br0", 3, func(o *Observed) { o.Kind, o.BridgeNetfilter = "bridge", nf })
 	}
@@ -152,7 +166,7 @@ func TestPlanBridge(t *testing.T) {
 		{"with its port", []Observed{bridge(true), port}, false},
 		{"without br_netfilter", []Observed{bridge(false)}, false},
 	} {
-		p, err := MakePlan(conf, rules, c.observed, []int{3})
+		p, err := MakePlan(desired(t, conf), c.observed, []int{3})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +192,7 @@ func TestConfigHash(t *testing.T) {
 	}
 }
 
-func TestExpandOrderAndFiles(t *testing.T) {
+func TestOrderAndFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deny.txt")
 	if err := os.WriteFile(path, []byte("203.0.113.0/24\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -186,35 +200,40 @@ func TestExpandOrderAndFiles(t *testing.T) {
 	conf := parse(t, map[string]string{
 		"deny": "192.0.2.66", "deny-files": path, "ports": "tcp/6379", "remote-ports": "udp/123", "failsafe-inbound": "tcp:22", "failsafe-outbound": "none",
 	})
-	rules, stamps, err := Expand(conf)
-	if err != nil {
-		t.Fatal(err)
+	d := desired(t, conf)
+	_, lists, err := d.Assign(nil)
+	if err != nil || len(lists) != 1 {
+		t.Fatalf("%d lists, %v", len(lists), err)
 	}
-	var got []string
-	for i := range rules.Ingress {
-		got = append(got, rules.Ingress[i].Name())
-	}
-	if diff := cmp.Diff([]string{"failsafe-inbound[0]", "deny[0]", "deny-files[0]", "ports[0]", "remote-ports[0]"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"failsafe-inbound[0]", "deny[0]", "deny-files[0]", "ports[0]", "remote-ports[0]"}, names(lists[0].Ingress)); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	before := policyHash(rules)
-	if len(stamps) != 1 || stamps[0].Path != path {
-		t.Errorf("stamps %v", stamps)
+	before := lists[0].Hash
+	if len(d.files) != 1 || d.files[0].Path != path {
+		t.Errorf("stamps %v", d.files)
 	}
 	if err := os.WriteFile(path, []byte("203.0.113.0/24\n10.0.0.0/33\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = Expand(conf)
+	_, err = Read(conf)
 	if err == nil || !strings.Contains(err.Error(), "untracked.cni/deny-files") || !strings.Contains(err.Error(), path+":2:1") || !IsConfigError(err) {
 		t.Errorf("a bad line: %v", err)
 	}
 	if err := os.WriteFile(path, []byte("203.0.113.0/25\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	rules, _, err = Expand(conf)
-	if err != nil || policyHash(rules) == before {
+	_, lists, err = desired(t, conf).Assign(nil)
+	if err != nil || lists[0].Hash == before {
 		t.Errorf("another list has the same policy hash (%v)", err)
 	}
+}
+
+func names(rules []policy.Rule) []string {
+	var out []string
+	for i := range rules {
+		out = append(out, rules[i].Name())
+	}
+	return out
 }
 
 func TestConflict(t *testing.T) {

@@ -7,15 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/files"
 	"github.com/untracked-cni/untracked/pkg/hostif"
 )
 
@@ -35,9 +36,14 @@ type Record struct {
 	Network     string            `json:"network"`
 	Networks    map[string]string `json:"networks"`
 	Annotations map[string]string `json:"annotations"`
+	Resources   json.RawMessage   `json:"resources,omitempty"`
 	// Files are those the policy was read from.
-	Files      []FileStamp       `json:"files,omitempty"`
+	Files []files.Stamp `json:"files,omitempty"`
+	// Selectors chose the interfaces.
+	Selectors  []hostif.Selector `json:"selectors"`
 	Interfaces []InterfaceRecord `json:"interfaces"`
+	// UsesAddresses says that the policy depends on the interfaces' addresses.
+	UsesAddresses bool `json:"usesAddresses,omitempty"`
 	// Table is the digest of table inet untracked.
 	Table string `json:"table"`
 	Rules int    `json:"rules"`
@@ -51,6 +57,12 @@ type InterfaceRecord struct {
 	Name         string `json:"name"`
 	Index        int    `json:"ifindex"`
 	HostEndpoint string `json:"hostEndpoint"`
+	// SelectedBy are the selectors that chose it, Addresses those it had if the policy depends on them.
+	SelectedBy []hostif.Selector `json:"selectedBy,omitempty"`
+	Addresses  []netip.Prefix    `json:"addresses,omitempty"`
+	// List is the index of its rules in the snapshot, Policy their hash.
+	List   int    `json:"list"`
+	Policy string `json:"policy"`
 	// Attached is zero where the datapath could not be set up.
 	Attached datapath.Attached `json:"attached"`
 	// Generation is the one in force here: the record's, but on an interface that could not be changed over.
@@ -61,26 +73,12 @@ type InterfaceRecord struct {
 
 func (i *InterfaceRecord) installed() bool { return i.Attached.Mode != "" }
 
-// FileStamp tells by stat alone whether a file is still the one that was read.
-type FileStamp struct {
-	Path     string `json:"path"`
-	Size     int64  `json:"size"`
-	Modified int64  `json:"modified"` // nanoseconds
-	Changed  int64  `json:"changed"`  // nanoseconds; moves also when a file is replaced by an older one
-	Inode    uint64 `json:"inode"`
-}
-
-func stampOf(path string) (FileStamp, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return FileStamp{}, err
+// record is what the plan says of an interface, with nothing installed there.
+func (i *PlannedInterface) record() InterfaceRecord {
+	return InterfaceRecord{
+		Name: i.Name, Index: i.Index, HostEndpoint: i.HostEndpoint, SelectedBy: i.SelectedBy, Addresses: i.Addresses,
+		List: i.List, Policy: i.Policy,
 	}
-	if !info.Mode().IsRegular() {
-		// A pipe would block its reader, and with it all that wait for the lock; a device may never end.
-		return FileStamp{}, fmt.Errorf("%s is not a regular file", path)
-	}
-	st := info.Sys().(*syscall.Stat_t)
-	return FileStamp{path, st.Size, st.Mtim.Nano(), st.Ctim.Nano(), st.Ino}, nil
 }
 
 // on is what the record has of an interface that is still the same, nil if it has nothing.

@@ -3,13 +3,10 @@
 package node
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"strconv"
+	"time"
 
 	"github.com/untracked-cni/untracked/pkg/nft"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -22,11 +19,13 @@ type RuleText struct {
 	Index  int    `json:"index"`
 	Action string `json:"action"`
 	Match  string `json:"match"`
+	// Source is where the rule is written, as in redis.yaml:12, or what made it.
+	Source string `json:"source"`
 }
 
 // TextOf puts a rule in words.
 func TextOf(r *policy.Rule) RuleText {
-	return RuleText{r.Tier, r.Policy, r.Index, r.Action.String(), r.Match()}
+	return RuleText{r.Tier, r.Policy, r.Index, r.Action.String(), r.Match(), cmp.Or(r.Origin, "annotation "+r.Policy)}
 }
 
 // Name is how listings call the rule: tier/policy[index].
@@ -42,30 +41,8 @@ type RuleStatus struct {
 	RuleText
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
-}
-
-// ruleRecords are the rules of the policy in force, in words, for listings. They are a file of their own,
-// because the record is read at every pod start.
-type ruleRecords struct {
-	Generation uint64       `json:"generation"`
-	Ingress    []ruleRecord `json:"ingress"`
-	Egress     []ruleRecord `json:"egress"`
-}
-
-type ruleRecord struct {
-	RuleText
-	ID string `json:"id"` // hexadecimal: JSON's numbers lose bits of it
-}
-
-func newRuleRecords(r *Record, rules policy.Rules) ruleRecords {
-	list := func(rules []policy.Rule) []ruleRecord {
-		out := make([]ruleRecord, len(rules))
-		for i, id := range policy.IDs(rules) {
-			out[i] = ruleRecord{TextOf(&rules[i]), strconv.FormatUint(id, 16)}
-		}
-		return out
-	}
-	return ruleRecords{r.Generation, list(rules.Ingress), list(rules.Egress)}
+	// LastMatched is nil if no packet ever did, and on the way out, where it is not known.
+	LastMatched *time.Time `json:"lastMatched,omitempty"`
 }
 
 // Rules lists the rules in force on every interface, in the order in which they are asked, arriving packets
@@ -75,13 +52,9 @@ func (n *Node) Rules() ([]RuleStatus, error) {
 	if err != nil || record == nil {
 		return nil, err
 	}
-	data, err := os.ReadFile(filepath.Join(n.RunDir, rulesFile))
+	snapshot, err := readSnapshot(n.RunDir)
 	if err != nil {
-		return nil, fmt.Errorf("read rules: %w", err)
-	}
-	var rules ruleRecords
-	if err := json.Unmarshal(data, &rules); err != nil {
-		return nil, fmt.Errorf("read rules: %w", err)
+		return nil, err
 	}
 	leaving, err := nft.Counters()
 	if err != nil {
@@ -96,19 +69,22 @@ func (n *Node) Rules() ([]RuleStatus, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		for place, rule := range rules.Ingress {
-			s := RuleStatus{Interface: i.Name, Direction: policy.Ingress, RuleText: rule.RuleText}
+		rules := snapshot.rules(i.List)
+		for place := range rules.Ingress {
+			s := RuleStatus{Interface: i.Name, Direction: policy.Ingress, RuleText: TextOf(&rules.Ingress[place])}
 			if place < len(counts.Rules) {
-				s.Packets, s.Bytes = counts.Rules[place].Packets, counts.Rules[place].Bytes
+				c := counts.Rules[place]
+				s.Packets, s.Bytes = c.Packets, c.Bytes
+				if !c.Last.IsZero() {
+					s.LastMatched = &c.Last
+				}
 			}
 			out = append(out, s)
 		}
-		for _, rule := range rules.Egress {
-			s := RuleStatus{Interface: i.Name, Direction: policy.Egress, RuleText: rule.RuleText}
-			if id, err := strconv.ParseUint(rule.ID, 16, 64); err == nil {
-				c := leaving[nft.CounterKey{Interface: i.Name, RuleID: id}]
-				s.Packets, s.Bytes = c.Packets, c.Bytes
-			}
+		for place, id := range policy.IDs(rules.Egress) {
+			s := RuleStatus{Interface: i.Name, Direction: policy.Egress, RuleText: TextOf(&rules.Egress[place])}
+			c := leaving[nft.CounterKey{Interface: i.Name, RuleID: id}]
+			s.Packets, s.Bytes = c.Packets, c.Bytes
 			out = append(out, s)
 		}
 	}

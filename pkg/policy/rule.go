@@ -147,7 +147,7 @@ func (r *Rule) Name() string {
 // Match says in words what the rule matches.
 func (r *Rule) Match() string {
 	var w []string
-	if r.IPVersion != 0 {
+	if r.IPVersion != 0 && !r.namesVersion() {
 		w = append(w, "ipv"+strconv.Itoa(r.IPVersion))
 	}
 	if r.Protocol != nil {
@@ -168,6 +168,20 @@ func (r *Rule) Match() string {
 		return "any packet"
 	}
 	return strings.Join(w, " ")
+}
+
+// namesVersion reports whether the addresses that the rule asks for, or its protocol, say by themselves which IP
+// version it is about.
+func (r *Rule) namesVersion() bool {
+	for _, nets := range []*netset.Set{r.Source.Nets, r.Destination.Nets} {
+		if nets == nil || nets.Empty() {
+			continue
+		}
+		if r.IPVersion == 4 && len(nets.Ranges6()) == 0 || r.IPVersion == 6 && len(nets.Ranges4()) == 0 {
+			return true
+		}
+	}
+	return r.Protocol != nil && (r.IPVersion == 4 && *r.Protocol == ICMP || r.IPVersion == 6 && *r.Protocol == ICMPv6)
 }
 
 func (m ICMPMatch) String() string {
@@ -200,6 +214,9 @@ func (e *Entity) words(preposition string) []string {
 func netsWords(nets *netset.Set, name string) string {
 	switch {
 	case name != "":
+		if nets.Entries() == 1 {
+			return name + " (1 CIDR)"
+		}
 		return fmt.Sprintf("%s (%d CIDRs)", name, nets.Entries())
 	case nets.Empty():
 		return "no address"
@@ -280,7 +297,7 @@ func (r *Rule) contentHash() uint64 {
 	for _, e := range []*Entity{&r.Source, &r.Destination} {
 		hashNets(h, "nets", e.Nets, e.NetsName)
 		hashNets(h, " not", e.NotNets, e.NotNetsName)
-		fmt.Fprintf(h, "|%v %v|", e.Ports, e.NotPorts)
+		fmt.Fprintf(h, "|%#v %#v|", e.Ports, e.NotPorts) // which tells no ports from any port
 	}
 	return h.Sum64()
 }

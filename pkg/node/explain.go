@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/frame"
+	"github.com/untracked-cni/untracked/pkg/hostif"
+	"github.com/untracked-cni/untracked/pkg/nft"
+	"github.com/untracked-cni/untracked/pkg/packet"
+	"github.com/untracked-cni/untracked/pkg/policy"
+)
+
+// ByNoPolicy is the reason of a verdict on an interface that has no policy.
+const ByNoPolicy policy.Reason = "no-policy"
+
+// Explanation is what becomes of one packet, and why.
+type Explanation struct {
+	Interface string           `json:"interface"`
+	Direction policy.Direction `json:"direction"`
+	Verdict   policy.Verdict   `json:"verdict"`
+	By        policy.Reason    `json:"by"`
+	// Rule decided. It is nil where none did.
+	Rule *RuleText `json:"rule,omitempty"`
+	// Via are the rules that matched before without deciding.
+	Via []RuleText `json:"via,omitempty"`
+	// Closest is the rule that came closest, where none decided.
+	Closest *Closest `json:"closest,omitempty"`
+	// Notes are what else has a say in what becomes of the packet.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Closest is a rule that nearly matched, with the conditions that kept it from matching.
+type Closest struct {
+	RuleText
+	Misses []string `json:"misses"`
+}
+
+// Explainer answers what becomes of packets on one interface, in one direction.
+type Explainer struct {
+	record *InterfaceRecord // nil where there is no policy
+	name   string
+	way    policy.Direction
+	rules  []policy.Rule
+	// tracer runs the program that is attached (ingress only).
+	tracer *datapath.Tracer
+	local  []netip.Addr
+	notes  []string
+}
+
+// Explainer opens what is in force on an interface. The caller closes it. An interface without a policy is no error;
+// one that does not exist is, and so is a policy that is not in force as it was recorded.
+func (n *Node) Explainer(name string, way policy.Direction) (*Explainer, error) {
+	e := &Explainer{name: name, way: way}
+	record, err := readRecord(n.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	if e.record = record.named(name); e.record == nil {
+		if _, err := net.InterfaceByName(name); err != nil {
+			return nil, fmt.Errorf("interface %s: %w; see `ip link`", name, errors.Unwrap(err))
+		}
+		e.notes = append(e.notes, "no policy covers "+name)
+		return e, nil
+	}
+	if !e.record.installed() {
+		e.record = nil
+		e.notes = append(e.notes, fmt.Sprintf("the policy could not be put in force on %s; see `untracked status`", name))
+		return e, nil
+	}
+	snapshot, err := readSnapshot(n.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	rules := snapshot.rules(e.record.List)
+	if e.rules = rules.Of(way); way == policy.Egress {
+		return e, egressInForce(record)
+	}
+	if e.local, err = hostif.LocalAddrs(); err != nil {
+		return nil, err
+	}
+	e.tracer, err = n.pins().Tracer(e.record.Index, e.record.Attached)
+	return e, err
+}
+
+// egressInForce: nftables cannot be asked about a packet without sending it. But the kernel tells whether the table is
+// still the one that was written, and what that one does the specification says, against which it is tested.
+func egressInForce(r *Record) error {
+	digest, err := nft.InForce()
+	switch {
+	case errors.Is(err, nft.ErrNoTable):
+		return fmt.Errorf("table inet %s is missing, so nothing is decided on the way out; run `untracked apply CONFLIST`", nft.TableName)
+	case err != nil:
+		return err
+	case digest != r.Table:
+		return fmt.Errorf("table inet %s was changed, so what it does is not known; run `untracked apply CONFLIST`", nft.TableName)
+	}
+	return nil
+}
+
+// Close releases the private copy of the program.
+func (e *Explainer) Close() error {
+	if e.tracer == nil {
+		return nil
+	}
+	return e.tracer.Close()
+}
+
+// Explain says what becomes of a packet. Nothing is counted and nothing is sent.
+func (e *Explainer) Explain(f *frame.Frame) (*Explanation, error) {
+	x := &Explanation{Interface: e.name, Direction: e.way, Verdict: policy.Tracked, By: ByNoPolicy, Notes: slices.Clone(e.notes)}
+	if e.record == nil {
+		return x, nil
+	}
+	specified := packet.Decide(e.rules, f.Ethernet)
+	d := specified
+	if e.tracer != nil {
+		var err error
+		if d, err = e.tracer.Decide(f.Ethernet); err != nil {
+			return nil, err
+		}
+		if d != specified {
+			x.note("the loaded program decides otherwise than its specification, which says %s by %s: please report this packet", specified.Verdict, specified.By)
+		}
+	} else if d.By == policy.ByMalformed {
+		// Only a raw socket can send it, and nothing on the way out minds.
+		d.Verdict = policy.Tracked
+	}
+	x.Verdict, x.By = d.Verdict, d.By
+	if f.Cut() {
+		x.note("the capture has %d of its %d bytes, and what is not there is taken for missing", len(f.Ethernet), f.Length)
+	}
+	p, _ := packet.Parse(f.Ethernet)
+	if p == nil {
+		return x, nil
+	}
+	_, via := policy.Walk(e.rules, p)
+	for _, i := range via {
+		x.Via = append(x.Via, TextOf(&e.rules[i]))
+	}
+	if d.Rule != policy.NoRule && d.Rule < len(e.rules) {
+		text := TextOf(&e.rules[d.Rule])
+		x.Rule = &text
+		e.qualify(x, p, &e.rules[d.Rule])
+	} else if d.By == policy.ByNoMatch || d.By == policy.ByFragment {
+		if i, misses := policy.Closest(e.rules, p); i != policy.NoRule {
+			x.Closest = &Closest{TextOf(&e.rules[i]), misses}
+		}
+	}
+	return x, nil
+}
+
+func (x *Explanation) note(format string, args ...any) {
+	x.Notes = append(x.Notes, fmt.Sprintf(format, args...))
+}
+
+// qualify says what netfilter does with an arriving packet that the program says is untracked.
+func (e *Explainer) qualify(x *Explanation, p *policy.Packet, r *policy.Rule) {
+	if e.way != policy.Ingress || x.Verdict != policy.Untracked {
+		return
+	}
+	if !slices.Contains(e.local, p.Dst) {
+		x.note("%s is no address of this host: the packet would be forwarded, and forwarded packets stay tracked", p.Dst)
+		return
+	}
+	for _, ask := range r.AsksForAnswers() {
+		if *ask.Protocol == p.Protocol {
+			x.note("it is untracked only if a local socket waits for it, as it might be an answer to a pod behind this host")
+		}
+	}
+}
+
+// named is what the record has of an interface by its name, nil if it has nothing.
+func (r *Record) named(name string) *InterfaceRecord {
+	if r == nil {
+		return nil
+	}
+	for i := range r.Interfaces {
+		if r.Interfaces[i].Name == name {
+			return &r.Interfaces[i]
+		}
+	}
+	return nil
+}
+
+// Covered lists the interfaces that the policy covers, by name.
+func (n *Node) Covered() ([]string, error) {
+	record, err := readRecord(n.RunDir)
+	if err != nil || record == nil {
+		return nil, err
+	}
+	var out []string
+	for _, i := range record.Interfaces {
+		out = append(out, i.Name)
+	}
+	return out, nil
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/pkg/policy/policytest"
+)
+
+var sameSet = cmp.Comparer(func(a, b *netset.Set) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Equal(b) && a.Entries() == b.Entries()
+})
+
+func TestSnapshot(t *testing.T) {
+	g := policytest.New(3)
+	lists := []List{{Rules: policy.Rules{Ingress: g.Rules(200), Egress: g.Rules(50)}}, {Rules: policy.Rules{Ingress: g.Rules(1)}}, {}}
+	lists[1].Ingress[0].Source = lists[0].Ingress[0].Source // a set that two rules share
+	dir := t.TempDir()
+	if err := writeFile(dir, rulesFile, newSnapshot(7, lists)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := readSnapshot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Generation != 7 {
+		t.Errorf("generation %d", s.Generation)
+	}
+	for i, l := range lists {
+		got := s.rules(i)
+		if diff := cmp.Diff(l.Rules, got, sameSet, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("list %d: -want +got\n%s", i, diff)
+		}
+		for _, way := range []policy.Direction{policy.Ingress, policy.Egress} {
+			if diff := cmp.Diff(policy.IDs(l.Of(way)), policy.IDs(got.Of(way))); diff != "" {
+				t.Errorf("list %d, %s: identities -want +got\n%s", i, way, diff)
+			}
+			// No ports at all and any port are different.
+			for n, r := range l.Of(way) {
+				if (r.Source.Ports == nil) != (got.Of(way)[n].Source.Ports == nil) {
+					t.Errorf("list %d, rule %d: ports %v became %v", i, n, r.Source.Ports, got.Of(way)[n].Source.Ports)
+				}
+			}
+		}
+	}
+	if r := s.rules(9); r.Ingress != nil || r.Egress != nil {
+		t.Errorf("a list that is not there has %d rules", len(r.Ingress))
+	}
+}
