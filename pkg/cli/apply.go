@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -99,6 +100,7 @@ type planOutput struct {
 }
 
 type ruleOutput struct {
+	Interface string           `json:"interface"`
 	Direction policy.Direction `json:"direction"`
 	node.RuleText
 }
@@ -112,10 +114,12 @@ func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
 		Generation: plan.Generation, Policy: plan.Policy, Reasons: append([]string{}, reasons...), Steps: plan.Steps(),
 		Problems: listed(plan.Problems),
 	}
-	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
-		list := plan.Rules.Of(d)
-		for i := range list {
-			out.Rules = append(out.Rules, ruleOutput{d, node.TextOf(&list[i])})
+	for _, i := range plan.Interfaces {
+		for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+			list := plan.Lists[i.List].Of(d)
+			for n := range list {
+				out.Rules = append(out.Rules, ruleOutput{i.Name, d, node.TextOf(&list[n])})
+			}
 		}
 	}
 	if asJSON {
@@ -136,12 +140,32 @@ func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
 		}
 	}
 	printProblems(w, out.Problems)
-	fmt.Fprintln(w)
-	t := newTable(w, "DIRECTION", "RULE", "ACTION", "MATCH")
-	for _, r := range out.Rules {
-		t.row(string(r.Direction), r.Name(), r.Action, r.Match)
+	return printLists(w, plan)
+}
+
+// printLists prints each list of rules once, whatever number of interfaces has it.
+func printLists(w io.Writer, plan *node.Plan) error {
+	for n := range plan.Lists {
+		var names []string
+		for _, i := range plan.Interfaces {
+			if i.List == n {
+				names = append(names, i.Name)
+			}
+		}
+		fmt.Fprintf(w, "\nRules of %s:\n", cmp.Or(strings.Join(names, ", "), "no interface"))
+		t := newTable(w, "DIRECTION", "RULE", "ACTION", "MATCH", "SOURCE")
+		for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+			list := plan.Lists[n].Of(d)
+			for i := range list {
+				r := node.TextOf(&list[i])
+				t.row(string(d), r.Name(), r.Action, r.Match, r.Source)
+			}
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
 	}
-	return t.flush()
+	return nil
 }
 
 func printApplied(w io.Writer, result *node.Result) error {

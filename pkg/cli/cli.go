@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cli is the operator's command: `untracked apply`, `status`, `rules` and `remove`.
+// Package cli is the operator's command: `untracked apply`, `status`, `rules` and so on, a file each.
 //
 // Exit codes: 0 as asked, 1 something is wrong and was said so, 2 the command line or a file given to it is
 // wrong and nothing was changed.
@@ -89,15 +89,19 @@ func newRoot(version string) *cobra.Command {
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Example: `  untracked apply /etc/cni/net.d/10-mynet.conflist --dry-run   what would be done, and why
+		Example: `  untracked lint /etc/untracked/policies                       what is wrong with a policy, before it is used
+  untracked apply /etc/cni/net.d/10-mynet.conflist --dry-run   what would be done, and why
   untracked apply /etc/cni/net.d/10-mynet.conflist             do it now, without waiting for a pod
   untracked status                                             is it in force, and is anything wrong
   untracked rules                                              every rule with its packets and bytes
+  untracked explain tcp 192.0.2.7:40000 10.0.0.1:6379          what becomes of a packet, and why
+  untracked monitor                                            packets that rules log, live
   untracked remove                                             off again, nothing left behind`,
 	}
 	root.SetVersionTemplate("untracked {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newApply(version), newStatus(version), newRules(version), newRemove(version))
+	root.AddCommand(newApply(version), newStatus(version), newRules(version), newExplain(version), newMonitor(version), newRemove(version))
+	root.AddCommand(newLint())
 	return root
 }
 

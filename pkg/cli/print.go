@@ -44,3 +44,11 @@ func newTable(w io.Writer, header ...string) table {
 
 func (t table) row(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
 func (t table) flush() error        { return t.Flush() }
+
+// page prints aligned lines of a name and a value.
+type page struct{ *tabwriter.Writer }
+
+func newPage(w io.Writer) page { return page{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)} }
+
+func (p page) line(name, value string) { fmt.Fprintf(p, "%s\t%s\n", name, value) }
+func (p page) flush() error            { return p.Flush() }

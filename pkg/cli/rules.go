@@ -4,6 +4,8 @@ package cli
 
 import (
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,8 +20,9 @@ func newRules(version string) *cobra.Command {
 		Use:   "rules",
 		Short: "List every rule in force, in order, with its packets and bytes",
 		Long: `Lists the rules of each interface in the order in which they are asked; the first that matches decides. Allow
-means untracked, Deny dropped, Failsafe left alone. Arriving packets (ingress) are counted by the XDP or tc program,
-leaving ones (egress) by table inet untracked. Counters go on counting when the policy changes, for rules that did not.
+means untracked, Deny dropped, Failsafe left alone; Log reports and goes on, Pass goes on with the next tier. Arriving packets (ingress) are counted by the XDP or tc program,
+leaving ones (egress) by table inet untracked. LAST is how long ago a packet matched, which the way out does not tell.
+Counters go on counting when the policy changes, for rules that did not.
 
 Exit code 1 says that no policy has been applied.`,
 		Args: cobra.NoArgs,
@@ -47,9 +50,9 @@ Exit code 1 says that no policy has been applied.`,
 			if asJSON {
 				return nil
 			}
-			t := newTable(cmd.OutOrStdout(), "INTERFACE", "DIRECTION", "RULE", "ACTION", "PACKETS", "BYTES", "MATCH")
+			t := newTable(cmd.OutOrStdout(), "INTERFACE", "DIRECTION", "RULE", "ACTION", "PACKETS", "BYTES", "LAST", "MATCH", "SOURCE")
 			for _, r := range rules {
-				t.row(r.Interface, string(r.Direction), r.Name(), r.Action, number(r.Packets), number(r.Bytes), r.Match)
+				t.row(r.Interface, string(r.Direction), r.Name(), r.Action, number(r.Packets), number(r.Bytes), ago(r.LastMatched), r.Match, r.Source)
 			}
 			return t.flush()
 		},
@@ -58,6 +61,23 @@ Exit code 1 says that no policy has been applied.`,
 	where.register(cmd)
 	output.register(cmd)
 	return cmd
+}
+
+// ago is how long ago something was, in one unit.
+func ago(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	d := max(time.Since(*t), 0)
+	for _, unit := range []struct {
+		length time.Duration
+		name   string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if d >= 2*unit.length {
+			return fmt.Sprintf("%d%s", d/unit.length, unit.name)
+		}
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
 }
 
 func matched(rules []node.RuleStatus) []node.RuleStatus {

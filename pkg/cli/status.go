@@ -63,7 +63,7 @@ func printStatus(w io.Writer, s *node.Status) error {
 	}
 	if len(s.Interfaces) > 0 {
 		fmt.Fprintln(w)
-		t := newTable(w, "INTERFACE", "MODE", "ATTACHED", "PROGRAM", "UNTRACKED", "DENIED", "TRACKED", "FAILSAFE", "MALFORMED", "FRAGMENT")
+		t := newTable(w, "INTERFACE", "ENDPOINT", "MODE", "ATTACHED", "PROGRAM", "UNTRACKED", "DENIED", "TRACKED", "FAILSAFE", "MALFORMED", "FRAGMENT")
 		for _, i := range s.Interfaces {
 			attached, mode, program := "no", i.Mode, "-"
 			if i.Attached {
@@ -76,7 +76,7 @@ func printStatus(w io.Writer, s *node.Status) error {
 				program = strconv.FormatUint(uint64(i.ProgramID), 10)
 			}
 			p := i.Packets
-			t.row(i.Name, mode, attached, program, number(p.Untracked), number(p.Denied), number(p.Tracked),
+			t.row(i.Name, i.HostEndpoint, mode, attached, program, number(p.Untracked), number(p.Denied), number(p.Tracked),
 				number(p.Failsafe), number(p.Malformed), number(p.Fragment))
 		}
 		if err := t.flush(); err != nil {
