@@ -82,9 +82,7 @@ func cniTestDrift(t *testing.T, mode string) {
 		{"tc pin removed", false, func(t *testing.T) { check(t, os.Remove(pin("tc"))) }, "eth0"},
 		{"counters removed", false, func(t *testing.T) { check(t, os.Remove(pin(generation("counters")))) }, "counters"},
 		{"ledger removed", false, func(t *testing.T) { check(t, os.Remove(pin(generation("ledger")))) }, "ledger"},
-		{"tables removed", false, func(t *testing.T) {
-			check(t, os.Remove(filepath.Join(l.BPFFS, "untracked", generation("tables"))))
-		}, "tables"},
+		{"tables removed", false, func(t *testing.T) { check(t, os.Remove(pin(generation("tables")))) }, "tables"},
 		{"all pins of an interface removed", false, func(t *testing.T) { check(t, os.RemoveAll(pin(""))) }, "eth0"},
 		{"all pins removed", false, func(t *testing.T) { check(t, os.RemoveAll(filepath.Join(l.BPFFS, "untracked"))) }, "pinned at"},
 		{"table deleted", false, func(t *testing.T) {

@@ -53,9 +53,11 @@ var cniBadValues = []struct {
 	{key: "deny-files", value: ""},
 	{key: "deny-files", value: "relative/list"},
 	{key: "deny-files", value: "/nonexistent/list", want: "/nonexistent/list"},
-	{key: "policy", value: "kind: GlobalNetworkPolicy"},
+	{key: "policy", value: "kind: GlobalNetworkPolicy", want: "apiVersion"},
 	{key: "policy", value: ""},
-	{key: "policy-files", value: "/etc/untracked/*.yaml"},
+	{key: "policy-files", value: "relative/*.yaml"},
+	{key: "policy-files", value: "/nonexistent/*.yaml", want: "/nonexistent/*.yaml"},
+	{key: "policy-files", value: "/nonexistent/policy.yaml", want: "/nonexistent/policy.yaml"},
 	{key: "auto-return", value: ""},
 	{key: "auto-return", value: "yes"},
 	{key: "auto-return", value: "True"},
@@ -92,8 +94,8 @@ func TestCNIBadAnnotationsAreErrorSeven(t *testing.T) {
 		t.Helper()
 		stdin := cniStdin(chain.Network, "1.1.0", annotations+more, cniPrev("1.1.0"))
 		for _, verb := range []string{"ADD", "CHECK"} {
-			if verb == "CHECK" && strings.Contains(name, "nonexistent") {
-				continue // CHECK sees drift, and reads no list
+			if verb == "CHECK" && (strings.Contains(name, "nonexistent") || strings.Contains(name, "Policy")) {
+				continue // CHECK sees drift, and reads no list and no resources
 			}
 			text := cniFailure(t, cniRun(t, l, cniEnv(chain, verb, pod), stdin), 7)
 			for _, part := range want {
@@ -125,7 +127,8 @@ func TestCNIBadAnnotationsAreErrorSeven(t *testing.T) {
 
 	// What is wrong with the entry rather than with a value.
 	good := cniAnnotations(l, cniPolicy())
-	refused("resources", good, `, "resources": [{"kind": "GlobalNetworkPolicy"}]`, "resources")
+	refused("resources", good, `, "resources": {"kind": "GlobalNetworkPolicy"}`, "resources")
+	refused("resources of the Policy", good, `, "resources": [{"kind": "GlobalNetworkPolicy"}]`, "resources[0]", "apiVersion")
 	refused("key of the entry", good, `, "untracked.cni/ports": "tcp/1"`, "untracked.cni/ports", "tcp/1")
 	refused("two annotations", good, `, "annotations": {}`, "annotations")
 	refused("number", strings.Replace(good, `"tcp/6379,udp/7001"`, "6379", 1), "", "untracked.cni/ports", "6379")
@@ -151,8 +154,8 @@ func TestCNIStatusOfBadConfig(t *testing.T) {
 	l, chain, pod := cniChain(t, cniPolicy("required", "true"))
 	cniAdd(t, chain, pod)
 	for _, bad := range cniBadValues {
-		if bad.key == "required" || bad.key == "deny-files" {
-			continue
+		if bad.key == "required" || bad.key == "deny-files" || strings.HasPrefix(bad.want, "/nonexistent") || bad.want == "apiVersion" {
+			continue // STATUS reads no list and no resources
 		}
 		policy := cniPolicy(append(bad.with, "required", "true", bad.key, bad.value)...)
 		stdin := cniStdin(chain.Network, "1.1.0", cniAnnotations(l, policy), "")

@@ -353,10 +353,13 @@ func cniHealthy(t testing.TB, l *lab.Lab, chain *lab.Chain, pod *lab.NS) {
 func cniTidy(t testing.TB, l *lab.Lab) {
 	t.Helper()
 	r := cniRecord(t, l)
-	want := []string{"untracked/", "untracked/interfaces/", fmt.Sprintf("untracked/tables-%d", r.Generation)}
+	want := []string{"untracked/", "untracked/interfaces/"}
 	for _, i := range r.Interfaces {
 		dir := fmt.Sprintf("untracked/interfaces/%d/", i.Index)
-		want = append(want, dir, fmt.Sprintf("%scounters-%d", dir, r.Generation), fmt.Sprintf("%sledger-%d", dir, r.Generation))
+		want = append(want, dir)
+		for _, what := range []string{"counters", "ledger", "tables"} {
+			want = append(want, fmt.Sprintf("%s%s-%d", dir, what, r.Generation))
+		}
 		if i.Attached.XDP != 0 {
 			want = append(want, dir+"xdp")
 		}

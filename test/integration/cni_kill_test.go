@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/untracked-cni/untracked/pkg/node"
 	"github.com/untracked-cni/untracked/test/lab"
 )
@@ -295,9 +297,11 @@ func TestCNIInstallFailsOverAnOlderPolicy(t *testing.T) {
 	u := v.Uplinks[0]
 	cniAdd(t, v.chains["old"], v.pod)
 	v.load(t)
-	// A directory in the place of a pin, which cannot be removed because it is not empty.
-	block := filepath.Join(v.BPFFS, fmt.Sprintf("untracked/interfaces/%d/ledger-2/x", u.NodeIndex))
-	check(t, os.MkdirAll(block, 0o700))
+	// The interface's pins cannot be changed, all else can.
+	pins := filepath.Join(v.BPFFS, fmt.Sprintf("untracked/interfaces/%d", u.NodeIndex))
+	check(t, unix.Mount(pins, pins, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { unix.Unmount(pins, unix.MNT_DETACH) })
+	check(t, unix.Mount("", pins, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	cniAdd(t, v.chains["new"], v.pod)
 	if s, exit := cniStatus(t, v.Lab); exit != 1 || cniProblem(s, node.ProblemNotAttached) == nil {
 		t.Errorf("status: exit status %d, %+v", exit, s)
@@ -316,7 +320,7 @@ func TestCNIInstallFailsOverAnOlderPolicy(t *testing.T) {
 			}
 		}
 	}
-	check(t, os.RemoveAll(filepath.Dir(block)))
+	check(t, unix.Unmount(pins, unix.MNT_DETACH))
 	// Pods that start leave a node alone where an attempt failed a moment ago; an operator does not.
 	bin := filepath.Join(v.chains["new"].Bin, "untracked")
 	if out, err := lab.Command(v.Node, bin, "apply", v.chains["new"].File).CombinedOutput(); err != nil {

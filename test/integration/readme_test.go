@@ -382,7 +382,7 @@ func TestReadmeAnnotations(t *testing.T) {
 		t.Fatalf("the error does not list the known keys: %v", err)
 	}
 	known := strings.Split(list, ", ")
-	reserved := []string{"pods", "policy", "policy-files"}
+	reserved := []string{"pods"}
 	known = slices.DeleteFunc(known, func(k string) bool { return slices.Contains(reserved, k) })
 
 	_, section, _ := strings.Cut(readmeText(t), "\n## Annotations\n")
