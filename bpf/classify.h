@@ -143,6 +143,19 @@ static __always_inline __u64 vector_index(const void *image, const __u64 *vector
 	return vector ? (__u64)((void *)vector - image) / 8 : layout.every;
 }
 
+/* The other way round. The index stays in one register from the check to the sum, for verifiers that look no further. */
+static __always_inline const __u64 *vector_at(const __u64 *image, __u64 index)
+{
+	const __u64 *vector;
+
+	index = opaque(index);
+	if (index > layout.last)
+		return NULL;
+	vector = image + index;
+	asm volatile("" : "+r"(vector));
+	return vector;
+}
+
 /*
  * The end of classify() where some rules do not decide: what it returns, from the indexes of the vectors in 8-byte
  * words. bytes is the packet's length, for the counters of the rules that match without deciding, or NOT_COUNTED.
@@ -152,13 +165,20 @@ static __always_inline __u64 vector_index(const void *image, const __u64 *vector
  * the ones before: positions come from memory, or are mixed with a 0 from there; there is no branch to keep the first
  * Log rule; and opaque() where a branch would tell the verifier about a variable that outlives the step.
  */
-__noinline __u64 walk(__u64 src, __u64 dst, __u64 l4, __u64 sport, __u32 bytes)
+__noinline __u64 walk(__u64 src_index, __u64 dst_index, __u64 l4_index, __u64 sport_index, __u32 bytes)
 {
 	__u32 steps = layout.words + layout.hops, key = 0;
-	const __u64 *image = bpf_map_lookup_elem(&tables, &key);
+	const __u64 *image, *src, *dst, *l4, *sport;
 	__u64 zero, at, log;
 
-	if (!layout.hops || !image || src > layout.last || dst > layout.last || l4 > layout.last || sport > layout.last)
+	image = bpf_map_lookup_elem(&tables, &key);
+	if (!layout.hops || !image)
+		return NO_RULE;
+	src = vector_at(image, src_index);
+	dst = vector_at(image, dst_index);
+	l4 = vector_at(image, l4_index);
+	sport = vector_at(image, sport_index);
+	if (!src || !dst || !l4 || !sport)
 		return NO_RULE;
 	zero = load_u16(image, layout.next + layout.rules * 2);
 	at = opaque(zero) & 0xffff;
@@ -171,7 +191,7 @@ __noinline __u64 walk(__u64 src, __u64 dst, __u64 l4, __u64 sport, __u32 bytes)
 
 		if (w >= layout.words)
 			break;
-		match = image[src + w] & image[dst + w] & image[l4 + w] & image[sport + w] & ~0ULL << (at & 63);
+		match = src[w] & dst[w] & l4[w] & sport[w] & ~0ULL << (at & 63);
 		if (!match) {
 			at = opaque(w + 1) << 6 ^ zero;
 			continue;

@@ -363,7 +363,7 @@ func TestMapsOfPrograms(t *testing.T) {
 	plain := []string{rodataMap, countersName, tablesName}
 	slices.Sort(plain)
 	for name, rules := range map[string][]policy.Rule{"none": nil, "deciding": packettest.Rules(), "passing": {pass}} {
-		for _, kind := range []Kind{XDP, XDPFrags, TC} {
+		for _, kind := range kinds(t) {
 			if got := maps(load(t, kind, rules, ProgramOptions{}).Program); !slices.Equal(got, plain) {
 				t.Errorf("%s with %s rules has the maps %v, want %v", kind, name, got, plain)
 			}
@@ -399,7 +399,7 @@ func TestLargestLists(t *testing.T) {
 	if r.layout.Hops != compiler.MaxHops {
 		t.Fatalf("%d hops, want %d", r.layout.Hops, compiler.MaxHops)
 	}
-	for _, kind := range []Kind{XDP, XDPFrags, TC} {
+	for _, kind := range kinds(t) {
 		p := load(t, kind, rules, ProgramOptions{Events: r.events.events, Monitor: r.events.monitor})
 		info, err := p.Info()
 		if err != nil {

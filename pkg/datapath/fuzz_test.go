@@ -19,7 +19,7 @@ func FuzzPacket(f *testing.F) {
 		rules    []policy.Rule
 		programs []*loaded // one for each of kinds
 	}
-	kinds := []Kind{XDP, XDPFrags, TC}
+	kinds := kinds(f)
 	policies := [][]policy.Rule{packettest.Rules(), nil}
 	for seed := range uint64(3) {
 		policies = append(policies, policytest.New(seed).Rules(40))

@@ -49,6 +49,9 @@ func TestTracer(t *testing.T) {
 		"tc, logs, clsact": {Classifier, 1500, true, TC, logAll(packettest.Rules())},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if !slices.Contains(kinds(t), c.program) {
+				t.Skipf("this kernel has no %s", c.program)
+			}
 			if c.clsact {
 				withoutTCX(t)
 			}
@@ -134,7 +137,7 @@ func TestTracerTags(t *testing.T) {
 			{MarkBit: 1, Ifindex: 3, Generation: 9},
 			{MarkBit: 1 << 31, Events: r.events.events, Monitor: r.events.monitor},
 		} {
-			for _, kind := range []Kind{XDP, XDPFrags, TC} {
+			for _, kind := range kinds(t) {
 				o.Layer3 = kind == TC && seed%2 == 1
 				original := load(t, kind, rules, o)
 				tracer, err := newTracer(original.Program)
