@@ -92,7 +92,7 @@ func applyError(err error) error {
 
 type planOutput struct {
 	Generation uint64               `json:"generation"`
-	Policy     string               `json:"policy"`
+	Policy     string               `json:"policyHash"`
 	Reasons    []string             `json:"reasons"`
 	Steps      []string             `json:"steps"`
 	Rules      []ruleOutput         `json:"rules"`
@@ -153,12 +153,12 @@ func printLists(w io.Writer, plan *node.Plan) error {
 			}
 		}
 		fmt.Fprintf(w, "\nRules of %s:\n", cmp.Or(strings.Join(names, ", "), "no interface"))
-		t := newTable(w, "DIRECTION", "RULE", "ACTION", "MATCH", "SOURCE")
+		t := newTable(w, "DIRECTION", "RULE", "ACTION", "MATCH", "ORIGIN")
 		for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 			list := plan.Lists[n].Of(d)
 			for i := range list {
 				r := node.TextOf(&list[i])
-				t.row(string(d), r.Name(), r.Action, r.Match, r.Source)
+				t.row(string(d), r.Name(), r.Action, r.Match, r.Origin)
 			}
 		}
 		if err := t.flush(); err != nil {

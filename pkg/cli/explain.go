@@ -55,7 +55,7 @@ The interface may be left out where the policy covers one only. Exit code 0 what
 				return failed(err)
 			}
 			defer e.Close()
-			a := answer{w: cmd.OutOrStdout(), many: ask.pcap != "", json: asJSON}
+			a := answer{w: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr(), many: ask.pcap != "", json: asJSON}
 			return a.all(e, packets)
 		},
 	}
@@ -141,7 +141,7 @@ func (q *question) chooseInterface(n *node.Node) error {
 
 // answer prints explanations.
 type answer struct {
-	w          io.Writer
+	w, stderr  io.Writer
 	many, json bool
 }
 
@@ -152,7 +152,7 @@ type numbered struct {
 }
 
 func (a *answer) all(e *node.Explainer, packets func(func(*frame.Frame, error) bool)) error {
-	number := 0
+	number, failures := 0, 0
 	verdicts := map[policy.Verdict]int{}
 	for f, err := range packets {
 		if err != nil {
@@ -160,8 +160,13 @@ func (a *answer) all(e *node.Explainer, packets func(func(*frame.Frame, error) b
 		}
 		number++
 		x, err := e.Explain(f)
+		if err != nil && a.many { // one packet that cannot be asked about says nothing of the others
+			fmt.Fprintf(a.stderr, "untracked: packet %d: %v\n", number, err)
+			failures++
+			continue
+		}
 		if err != nil {
-			return failed(fmt.Errorf("packet %d: %w", number, err))
+			return failed(err)
 		}
 		verdicts[x.Verdict]++
 		if err := a.one(number, f, x); err != nil {
@@ -169,9 +174,13 @@ func (a *answer) all(e *node.Explainer, packets func(func(*frame.Frame, error) b
 		}
 	}
 	if a.many && !a.json {
-		_, err := fmt.Fprintf(a.w, "%d packets: %d untracked, %d denied, %d tracked\n",
-			number, verdicts[policy.Untracked], verdicts[policy.Denied], verdicts[policy.Tracked])
-		return err
+		if _, err := fmt.Fprintf(a.w, "%d packets: %d untracked, %d denied, %d tracked\n",
+			number, verdicts[policy.Untracked], verdicts[policy.Denied], verdicts[policy.Tracked]); err != nil {
+			return err
+		}
+	}
+	if failures > 0 {
+		return failed(fmt.Errorf("%d of %d packets could not be explained", failures, number))
 	}
 	return nil
 }
@@ -234,5 +243,5 @@ func (a *answer) page(f *frame.Frame, x *node.Explanation) error {
 
 // ruleWords is a rule in one line: its name, what it does, and where it is written.
 func ruleWords(r node.RuleText) string {
-	return fmt.Sprintf("%s: %s %s (%s)", r.Name(), r.Action, r.Match, r.Source)
+	return fmt.Sprintf("%s: %s %s (%s)", r.Name(), r.Action, r.Match, r.Origin)
 }

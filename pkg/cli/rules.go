@@ -19,9 +19,11 @@ func newRules(version string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
 		Short: "List every rule in force, in order, with its packets and bytes",
-		Long: `Lists the rules of each interface in the order in which they are asked; the first that matches decides. Allow
-means untracked, Deny dropped, Failsafe left alone; Log reports and goes on, Pass goes on with the next tier. Arriving packets (ingress) are counted by the XDP or tc program,
-leaving ones (egress) by table inet untracked. LAST is how long ago a packet matched, which the way out does not tell.
+		Long: `Lists the rules of each interface in the order in which they are asked. The first that matches with Allow (untracked),
+Deny (dropped) or Failsafe (left alone) decides; Log reports and goes on, Pass goes on with the next tier.
+
+Arriving packets (ingress) are counted by the XDP or tc program, leaving ones (egress) by table inet untracked. LAST is
+how long ago a packet matched, which the way out does not tell. ORIGIN is where the rule is written, or what made it.
 Counters go on counting when the policy changes, for rules that did not.
 
 Exit code 1 says that no policy has been applied.`,
@@ -50,9 +52,9 @@ Exit code 1 says that no policy has been applied.`,
 			if asJSON {
 				return nil
 			}
-			t := newTable(cmd.OutOrStdout(), "INTERFACE", "DIRECTION", "RULE", "ACTION", "PACKETS", "BYTES", "LAST", "MATCH", "SOURCE")
+			t := newTable(cmd.OutOrStdout(), "INTERFACE", "DIRECTION", "RULE", "ACTION", "PACKETS", "BYTES", "LAST", "MATCH", "ORIGIN")
 			for _, r := range rules {
-				t.row(r.Interface, string(r.Direction), r.Name(), r.Action, number(r.Packets), number(r.Bytes), ago(r.LastMatched), r.Match, r.Source)
+				t.row(r.Interface, string(r.Direction), r.Name(), r.Action, number(r.Packets), number(r.Bytes), ago(r.LastMatched), r.Match, r.Origin)
 			}
 			return t.flush()
 		},

@@ -3,11 +3,11 @@
 package hostif
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -15,9 +15,9 @@ import (
 // LocalAddrs returns every address that an interface of this network namespace holds, loopback and
 // link-local ones included, sorted, each once. IPv6 addresses have no zone.
 func LocalAddrs() ([]netip.Addr, error) {
-	addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := listAddrs()
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, err
 	}
 	out := make([]netip.Addr, 0, len(addrs))
 	for i := range addrs {
@@ -34,9 +34,9 @@ func AddAddresses(of []Interface) error {
 	if len(of) == 0 {
 		return nil
 	}
-	addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := listAddrs()
 	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+		return err
 	}
 	byIndex := make(map[int][]netip.Prefix)
 	for i := range addrs {
@@ -50,6 +50,39 @@ func AddAddresses(of []Interface) error {
 		of[i].Addresses = slices.Compact(found)
 	}
 	return nil
+}
+
+// maxAddrDumps is how often a list of addresses that changed while it was read is read again. It takes a fraction of a
+// millisecond, so that even where a hundred pods start at once one of the readings is undisturbed.
+const maxAddrDumps = 20
+
+// listAddrs lists all addresses, or fails: to act on a part of them would be to take the others for gone.
+// (netlinksafe.AddrList returns what it has, without an error, when it was interrupted too often.)
+func listAddrs() ([]netlink.Addr, error) {
+	var err error
+	for range maxAddrDumps {
+		var addrs []netlink.Addr
+		if addrs, err = dumpAddrs(); err == nil {
+			return addrs, nil
+		}
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("list addresses: %w", err)
+}
+
+// dumpAddrs is a variable for tests.
+var dumpAddrs = func() ([]netlink.Addr, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	if err := h.SetSocketTimeout(socketTimeout); err != nil {
+		return nil, err
+	}
+	return h.AddrList(nil, netlink.FAMILY_ALL)
 }
 
 // localAddr is the interface's own address; of a point-to-point address the near end.

@@ -26,7 +26,7 @@ const socketTimeout = 5 * time.Second
 //
 // It asks for as little as the selectors need. Names and default routes cost one small request an interface
 // and one filtered dump a family; only globs list all interfaces, only networks and ByHost list all addresses.
-// Those two lists alone can be incomplete without an error: if each of five readings was interrupted by a
+// The list of interfaces alone can be incomplete without an error: if each of five readings was interrupted by a
 // change, netlinksafe logs that and returns what the last one had.
 func Resolve(selectors []Selector) ([]Interface, error) {
 	if len(selectors) == 0 {
@@ -171,9 +171,9 @@ func (r *resolver) listAddrs() error {
 	if r.asked.addrs {
 		return nil
 	}
-	addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := listAddrs()
 	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+		return err
 	}
 	r.addrs, r.asked.addrs = addrs, true
 	return nil

@@ -119,7 +119,7 @@ func (a *applier) install() bool {
 		i.ForeignXDP = planned.Foreign
 		if len(planned.Modes) > 0 {
 			err := a.installOn(planned, &i)
-			if (errors.Is(err, datapath.ErrNotLoaded) || errors.Is(err, datapath.ErrNotPinned)) && len(a.keep) == 0 {
+			if a.hopeless(err) {
 				a.fail(ProblemNotAttached, staysRemedy, err)
 				a.result.Interfaces = nil
 				return false
@@ -134,6 +134,12 @@ func (a *applier) install() bool {
 		a.result.Interfaces = append(a.result.Interfaces, i)
 	}
 	return true
+}
+
+// hopeless reports whether what went wrong on one interface, the first that was tried, would on all others, too.
+func (a *applier) hopeless(err error) bool {
+	everywhere := errors.Is(err, datapath.ErrNotPinned) || errors.Is(err, datapath.ErrNotLoaded) && len(a.plan.Lists) == 1
+	return everywhere && len(a.keep) == 0 && len(a.result.Interfaces) == 0
 }
 
 // installOn installs the generation on an interface and records what came of it; where nothing did, but the rules

@@ -154,9 +154,27 @@ func (d *Desired) expected() []hostif.Selector {
 	return hostendpoint.Selectors(d.resources, d.config.Node)
 }
 
-// needsAddresses reports whether the policy depends on the addresses that interfaces have.
+// needsAddresses reports whether the policy depends on the addresses that interfaces have: to find the interface of a
+// host endpoint, or as what a selector or a port's name stands for.
 func (d *Desired) needsAddresses() bool {
-	return len(d.resources.HostEndpoints) > 0 || len(d.resources.Policies) > 0
+	if slices.ContainsFunc(d.resources.HostEndpoints, func(h resource.HostEndpoint) bool {
+		return h.Node == d.config.Node && h.InterfaceName == ""
+	}) {
+		return true
+	}
+	named := func(p *resource.Ports) bool { return p != nil && len(p.Names) > 0 }
+	stands := func(e *resource.Entity) bool {
+		return e.Selector != nil || e.NotSelector != nil || named(e.Ports) || named(e.NotPorts)
+	}
+	for i := range d.resources.Policies {
+		p := &d.resources.Policies[i]
+		for _, way := range []policy.Direction{policy.Ingress, policy.Egress} {
+			if slices.ContainsFunc(p.RulesOf(way), func(r resource.Rule) bool { return stands(&r.Source) || stands(&r.Destination) }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // List is the ordered rules of one or several interfaces.

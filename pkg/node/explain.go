@@ -58,7 +58,7 @@ type Explainer struct {
 // one that does not exist is, and so is a policy that is not in force as it was recorded.
 func (n *Node) Explainer(name string, way policy.Direction) (*Explainer, error) {
 	e := &Explainer{name: name, way: way}
-	record, err := readRecord(n.RunDir)
+	record, snapshot, err := readInForce(n.RunDir)
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +73,6 @@ func (n *Node) Explainer(name string, way policy.Direction) (*Explainer, error) 
 		e.record = nil
 		e.notes = append(e.notes, fmt.Sprintf("the policy could not be put in force on %s; see `untracked status`", name))
 		return e, nil
-	}
-	snapshot, err := readSnapshot(n.RunDir)
-	if err != nil {
-		return nil, err
 	}
 	rules := snapshot.rules(e.record.List)
 	if e.rules = rules.Of(way); way == policy.Egress {

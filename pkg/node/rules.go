@@ -19,8 +19,8 @@ type RuleText struct {
 	Index  int    `json:"index"`
 	Action string `json:"action"`
 	Match  string `json:"match"`
-	// Source is where the rule is written, as in redis.yaml:12, or what made it.
-	Source string `json:"source"`
+	// Origin is where the rule is written, as in redis.yaml:12, or what made it.
+	Origin string `json:"origin"`
 }
 
 // TextOf puts a rule in words.
@@ -48,12 +48,8 @@ type RuleStatus struct {
 // Rules lists the rules in force on every interface, in the order in which they are asked, arriving packets
 // first. It returns nothing where no policy has been applied.
 func (n *Node) Rules() ([]RuleStatus, error) {
-	record, err := readRecord(n.RunDir)
+	record, snapshot, err := readInForce(n.RunDir)
 	if err != nil || record == nil {
-		return nil, err
-	}
-	snapshot, err := readSnapshot(n.RunDir)
-	if err != nil {
 		return nil, err
 	}
 	leaving, err := nft.Counters()

@@ -4,9 +4,11 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -73,6 +75,29 @@ func newSnapshot(generation uint64, lists []List) *snapshot {
 	return s
 }
 
+// ErrChanging is returned when the policy was being exchanged while it was read.
+var ErrChanging = errors.New("the policy is being changed at this moment; try again")
+
+// readInForce returns the record with the rules that it is about, both nil where nothing was ever applied. It takes no
+// lock, and the two files are written one after the other: where they do not fit, it looks again.
+func readInForce(runDir string) (*Record, *snapshot, error) {
+	for range 10 {
+		record, err := readRecord(runDir)
+		if err != nil || record == nil {
+			return nil, nil, err
+		}
+		s, err := readSnapshot(runDir)
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.Generation == record.Generation {
+			return record, s, nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil, nil, ErrChanging
+}
+
 func readSnapshot(runDir string) (*snapshot, error) {
 	data, err := os.ReadFile(filepath.Join(runDir, rulesFile))
 	if err != nil {
@@ -92,7 +117,7 @@ func readSnapshot(runDir string) (*snapshot, error) {
 	return s, nil
 }
 
-// rules are those of one list. There are none where the snapshot is not that of the record which names the list.
+// rules are those of one list, none if there is no such list.
 func (s *snapshot) rules(list int) policy.Rules {
 	if list >= len(s.Lists) {
 		return policy.Rules{}

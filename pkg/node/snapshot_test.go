@@ -3,7 +3,9 @@
 package node
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -54,5 +56,34 @@ func TestSnapshot(t *testing.T) {
 	}
 	if r := s.rules(9); r.Ingress != nil || r.Egress != nil {
 		t.Errorf("a list that is not there has %d rules", len(r.Ingress))
+	}
+}
+
+// TestReadInForce: rules that are not those of the record are never taken for them.
+func TestReadInForce(t *testing.T) {
+	dir := t.TempDir()
+	if record, s, err := readInForce(dir); record != nil || s != nil || err != nil {
+		t.Errorf("nothing applied: %v, %v, %v", record, s, err)
+	}
+	write := func(name string, content any) {
+		if err := writeFile(dir, name, content); err != nil {
+			t.Error(err)
+		}
+	}
+	write(rulesFile, newSnapshot(2, nil))
+	write(recordFile, &Record{Generation: 1})
+	if _, _, err := readInForce(dir); !errors.Is(err, ErrChanging) {
+		t.Errorf("an apply that was cut off between the two: %v", err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { write(recordFile, &Record{Generation: 2}) })
+	for {
+		record, s, err := readInForce(dir)
+		if errors.Is(err, ErrChanging) {
+			continue // on a slow machine
+		}
+		if err != nil || record.Generation != 2 || s.Generation != 2 {
+			t.Errorf("record %v, rules %v, %v", record, s, err)
+		}
+		break
 	}
 }

@@ -114,7 +114,7 @@ func TestExplainMore(t *testing.T) {
 	me := n.u.Node4.String()
 
 	x := n.explain("tcp", "198.18.0.9:4000", me+":8080")
-	if len(x.Via) != 1 || x.Via[0].Action != "Log" || x.Rule == nil || x.Rule.Source != n.policyFile()+":18" {
+	if len(x.Via) != 1 || x.Via[0].Action != "Log" || x.Rule == nil || x.Rule.Origin != n.policyFile()+":18" {
 		t.Errorf("by way of %+v to %+v", x.Via, x.Rule)
 	}
 	x = n.explain("tcp", "192.0.2.1:4000", me+":80")

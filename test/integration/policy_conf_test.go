@@ -94,7 +94,7 @@ func TestPolicyExampleRedis(t *testing.T) {
 	n.wantFlows(40, lab.Port(8080))
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 		r := n.rule(d, "redis", 0)
-		if r.Packets < 200*3 || r.Tier != "default" || !strings.HasPrefix(r.Source, n.policyFile()+":") {
+		if r.Packets < 200*3 || r.Tier != "default" || !strings.HasPrefix(r.Origin, n.policyFile()+":") {
 			t.Errorf("%s: %+v, want at least 600 packets, tier default, and the line of %s", d, r, n.policyFile())
 		}
 	}
