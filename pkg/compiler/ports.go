@@ -18,10 +18,12 @@ type pageTable struct {
 	pages   []uint16
 	classes *classes
 	known   map[[pageSize]uint16]uint16
+	// uniform are the known pages of a single class, by class: most pages are.
+	uniform map[uint32]uint16
 }
 
 func newPageTable(words int) *pageTable {
-	return &pageTable{classes: newClasses(words), known: map[[pageSize]uint16]uint16{}}
+	return &pageTable{classes: newClasses(words), known: map[[pageSize]uint16]uint16{}, uniform: map[uint32]uint16{}}
 }
 
 // span says that the rules of a vector, and no others, accept the values from first up to the next span.
@@ -32,20 +34,25 @@ type span struct {
 
 // add appends the pages of one slot, which has values from 0 up to size.
 func (t *pageTable) add(spans []span, size int) error {
-	var page [pageSize]uint16
 	next := 0
 	var class uint32
-	for value := range size {
-		if next < len(spans) && spans[next].first == value {
-			class = t.classes.number(spans[next].vector)
-			if class > 0xffff {
-				return fmt.Errorf("the rules tell more than 65536 kinds of ports apart")
-			}
-			next++
-		}
-		page[value%pageSize] = uint16(class)
-		if value%pageSize < pageSize-1 && value != size-1 {
+	for first := 0; first < size; first += pageSize {
+		behind := min(first+pageSize, size)
+		uniform := behind == first+pageSize && (next == len(spans) || spans[next].first >= behind)
+		if n, ok := t.uniform[class]; ok && uniform {
+			t.index = append(t.index, n)
 			continue
+		}
+		var page [pageSize]uint16
+		for value := first; value < behind; value++ {
+			if next < len(spans) && spans[next].first == value {
+				class = t.classes.number(spans[next].vector)
+				if class > 0xffff {
+					return fmt.Errorf("the rules tell more than 65536 kinds of ports apart")
+				}
+				next++
+			}
+			page[value-first] = uint16(class)
 		}
 		n, ok := t.known[page]
 		if !ok {
@@ -57,7 +64,9 @@ func (t *pageTable) add(spans []span, size int) error {
 			t.pages = append(t.pages, page[:]...)
 		}
 		t.index = append(t.index, n)
-		page = [pageSize]uint16{}
+		if uniform {
+			t.uniform[class] = n
+		}
 	}
 	return nil
 }

@@ -83,12 +83,12 @@ func (s *space) reach(i int, m *meter) Reach {
 	}
 	var taken []vector // for each kind of packets, the rules that keep it from rule i
 	for _, q := range questions {
-		for _, c := range q.kinds() {
-			takers := q.takers(c.rules)
-			if takers.empty() {
+		for _, c := range q.easiest() {
+			blockers := q.blockers(c.rules)
+			if blockers.empty() {
 				return Reach{Fate: Reachable, Example: c.at.packet()}
 			}
-			taken = append(taken, takers)
+			taken = append(taken, blockers)
 		}
 	}
 	if m.empty() {

@@ -11,6 +11,20 @@ import (
 
 // question is about one rule and the packets of one family, with or without ports, that match it: which earlier rules
 // stand between them and it?
+//
+// Take rule 2 of these three, and the cells of source addresses and of ports that accept each:
+//
+//	                           from 10/8   others     to 53   others
+//	0 Pass  tier a, from 10/8      0          .          0       0
+//	1 Deny  tier a, to tcp 53      1          1          1       .
+//	2 Allow tier b, tcp            2          2          2       2
+//
+// Rule 1 is an obstacle to what it matches. Rule 0 is one to what it does not match, since it helps the rest over rule
+// 1 into tier b; so its bit is turned over. The obstacles of the sources are then {1} and {0,1}, those of the ports {1}
+// and {}. Whatever gets through from another source does so from 10/8, and whatever gets through to port 53 does so to
+// another port: two cells are left. A packet has obstacle 1 if all its cells have it, and obstacle 0 if one of them
+// has; from 10/8 to another port it has none, and so gets to rule 2. If rule 1 denied all ports, {1} would be left, and
+// blockers would find the Pass there, whose bit is clear, and behind it no rule that blocks.
 type question struct {
 	rule  int
 	rules []policy.Rule
@@ -18,12 +32,12 @@ type question struct {
 	// than another cell of the same dimension is left out.
 	factors [dimensions][]cell
 
-	// Vectors are cut down to those words that have a bit which matters. care has these bits. helps are those of them
-	// whose rule helps packets on: a Pass, in a tier before the rule's own, keeps packets from what is behind it in
-	// that tier. These bits are turned over, so that fewer bits always means fewer obstacles.
-	words       []int
-	care, helps vector
-	meter       *meter
+	// Vectors are cut down to those words that have a bit which matters. relevant has these bits. passes are those of
+	// them whose rule helps packets on: a Pass, in a tier before the rule's own, keeps packets from what is behind it
+	// in that tier. These bits are turned over, so that fewer bits always means fewer obstacles.
+	words            []int
+	relevant, passes vector
+	meter            *meter
 }
 
 // questions returns up to four, one for each kind of packets that can match rule i.
@@ -49,18 +63,18 @@ func (s *space) question(i int, factors [dimensions][]cell, m *meter) *question 
 	for _, cells := range factors[1:] {
 		meets.and(union(i/64+1, cells))
 	}
-	care, helps := make(vector, len(meets)), make(vector, len(meets))
+	relevant, passes := make(vector, len(meets)), make(vector, len(meets))
 	for j := range meets.bits() {
 		if j < i && s.rules[j].Action != policy.Log {
-			setBit(care, j, true)
-			setBit(helps, j, s.rules[j].Action == policy.Pass && j < s.tierStart[i])
+			setBit(relevant, j, true)
+			setBit(passes, j, s.rules[j].Action == policy.Pass && j < s.tierStart[i])
 		}
 	}
 	q := &question{rule: i, rules: s.rules, meter: m}
-	for w := range care {
-		if care[w] != 0 {
+	for w := range relevant {
+		if relevant[w] != 0 {
 			q.words = append(q.words, w)
-			q.care, q.helps = append(q.care, care[w]), append(q.helps, helps[w])
+			q.relevant, q.passes = append(q.relevant, relevant[w]), append(q.passes, passes[w])
 		}
 	}
 	for d, cells := range factors {
@@ -75,7 +89,7 @@ func (q *question) least(cells []cell) []cell {
 	for i, c := range cells {
 		v := make(vector, len(q.words))
 		for k, w := range q.words {
-			v[k] = (c.rules[w] ^ q.helps[k]) & q.care[k]
+			v[k] = (c.rules[w] ^ q.passes[k]) & q.relevant[k]
 		}
 		cut[i] = cell{v, c.at}
 	}
@@ -90,8 +104,8 @@ func (q *question) least(cells []cell) []cell {
 
 // meet sets out to the obstacles of a packet that has x in one dimension and y in another.
 func (q *question) meet(out, x, y vector) {
-	for k, helps := range q.helps {
-		out[k] = x[k]&y[k] | (x[k]|y[k])&helps
+	for k, passes := range q.passes {
+		out[k] = x[k]&y[k] | (x[k]|y[k])&passes
 	}
 }
 
@@ -101,7 +115,7 @@ func (q *question) always() vector {
 	for _, cells := range q.factors[1:] {
 		q.meet(out, out, common(cells))
 	}
-	return q.takers(out)
+	return q.blockers(out)
 }
 
 func common(cells []cell) vector {
@@ -139,7 +153,7 @@ func (q *question) probe() (at point, found bool) {
 		}
 		q.others(rest, at, 0)
 		q.meet(now, rest, at[0].rules)
-		if q.takers(now).empty() {
+		if q.blockers(now).empty() {
 			return at[0].at.with(at[1].at).with(at[2].at).with(at[3].at), true
 		}
 	}
@@ -161,9 +175,9 @@ func (q *question) others(out vector, at [dimensions]cell, but int) {
 	}
 }
 
-// kinds are the packets with the fewest obstacles: any other one that matches the rule has those of one of them, or
+// easiest are the packets with the fewest obstacles: any other one that matches the rule has those of one of them, or
 // more. When the meter runs out, some are missing.
-func (q *question) kinds() []cell {
+func (q *question) easiest() []cell {
 	factors := slices.Clone(q.factors[:])
 	slices.SortFunc(factors, func(a, b []cell) int { return cmp.Compare(len(a), len(b)) })
 	product := factors[0]
@@ -184,18 +198,18 @@ func (q *question) kinds() []cell {
 	return product
 }
 
-// takers are the rules that keep packets with these obstacles from the rule, as a whole vector.
-func (q *question) takers(obstacles vector) vector {
-	present, helps := make(vector, q.rule/64+1), make(vector, q.rule/64+1)
+// blockers are the rules that keep packets with these obstacles from the rule, as a whole vector.
+func (q *question) blockers(obstacles vector) vector {
+	present, passes := make(vector, q.rule/64+1), make(vector, q.rule/64+1)
 	for k, w := range q.words {
-		present[w], helps[w] = obstacles[k]^q.helps[k], q.helps[k]
+		present[w], passes[w] = obstacles[k]^q.passes[k], q.passes[k]
 	}
 	out := make(vector, len(present))
 	passed := 0 // rules before this one are skipped by a Pass
 	for j := range present.bits() {
 		switch {
 		case j < passed:
-		case helps.has(j):
+		case passes.has(j):
 			passed = policy.Next(q.rules, j)
 		default:
 			setBit(out, j, true)

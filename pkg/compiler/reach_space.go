@@ -150,12 +150,19 @@ func (t *pageTable) cells(words int, first, count uint32, at func(key uint32) po
 		return []cell{{ones(words), at(first)}}
 	}
 	var out []cell
-	seen := make([]bool, t.classes.count)
-	for key := first; key < first+count; key++ {
-		class := uint32(t.pages[int(t.index[key/pageSize])*pageSize+int(key%pageSize)])
-		if !seen[class] {
-			seen[class] = true
-			out = append(out, cell{t.classes.vector(class), at(key)})
+	seen, seenPages := make([]bool, t.classes.count), make([]bool, len(t.pages)/pageSize)
+	for start := first; start < first+count; start += pageSize { // slots begin with a page
+		page := t.index[start/pageSize]
+		if seenPages[page] {
+			continue
+		}
+		seenPages[page] = true
+		for key := start; key < min(start+pageSize, first+count); key++ {
+			class := uint32(t.pages[int(page)*pageSize+int(key%pageSize)])
+			if !seen[class] {
+				seen[class] = true
+				out = append(out, cell{t.classes.vector(class), at(key)})
+			}
 		}
 	}
 	return out

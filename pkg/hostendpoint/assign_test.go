@@ -59,41 +59,37 @@ func TestAssign(t *testing.T) {
 		set        *resource.Set
 		interfaces []Interface
 		want       []string
-		shadows    []Shadow
 	}{
-		{"nothing", heps(), nil, nil, nil},
-		{"nobody wrote one", heps(), all, []string{"implicit: eth0 wan0 (10.0.0.1 2001:db8::1)"}, nil},
-		{"by name, addresses learned", heps(hep("a", "n1", "eth0", "")), all, []string{"a: eth0 (10.0.0.1 2001:db8::1)", "implicit: wan0 ()"}, nil},
-		{"by name, addresses written", heps(hep("a", "n1", "eth0", "192.0.2.2 192.0.2.1")), all, []string{"a: eth0 (192.0.2.1 192.0.2.2)", "implicit: wan0 ()"}, nil},
-		{"an interface that nothing else selects", heps(hep("a", "n1", "eth1", "")), all, []string{"a: eth1 (10.1.0.1)", "implicit: eth0 wan0 (10.0.0.1 2001:db8::1)"}, nil},
-		{"by any expected address", heps(hep("a", "n1", "", "203.0.113.1 2001:db8::1")), []Interface{eth0, eth1}, []string{"a: eth0 (203.0.113.1 2001:db8::1)"}, nil},
-		{"by addresses of two interfaces", heps(hep("a", "n1", "", "10.0.0.1 10.1.0.1")), []Interface{eth0, eth1}, []string{"a: eth0 eth1 (10.0.0.1 10.1.0.1)"}, nil},
-		{"another name, whatever is expected", heps(hep("a", "n1", "eth7", "10.0.0.1")), []Interface{eth0}, []string{"implicit: eth0 (10.0.0.1 2001:db8::1)"}, nil},
-		{"another node's", heps(hep("a", "n2", "eth0", ""), hep("b", "N1", "eth0", ""), hep("c", "n1.example.org", "eth0", "")), []Interface{eth0}, []string{"implicit: eth0 (10.0.0.1 2001:db8::1)"}, nil},
+		{"nothing", heps(), nil, nil},
+		{"nobody wrote one", heps(), all, []string{"implicit: eth0 wan0 (10.0.0.1 2001:db8::1)"}},
+		{"by name, addresses learned", heps(hep("a", "n1", "eth0", "")), all, []string{"a: eth0 (10.0.0.1 2001:db8::1)", "implicit: wan0 ()"}},
+		{"by name, addresses written", heps(hep("a", "n1", "eth0", "192.0.2.2 192.0.2.1")), all, []string{"a: eth0 (192.0.2.1 192.0.2.2)", "implicit: wan0 ()"}},
+		{"an interface that nothing else selects", heps(hep("a", "n1", "eth1", "")), all, []string{"a: eth1 (10.1.0.1)", "implicit: eth0 wan0 (10.0.0.1 2001:db8::1)"}},
+		{"by any expected address", heps(hep("a", "n1", "", "203.0.113.1 2001:db8::1")), []Interface{eth0, eth1}, []string{"a: eth0 (203.0.113.1 2001:db8::1)"}},
+		{"by addresses of two interfaces", heps(hep("a", "n1", "", "10.0.0.1 10.1.0.1")), []Interface{eth0, eth1}, []string{"a: eth0 eth1 (10.0.0.1 10.1.0.1)"}},
+		{"another name, whatever is expected", heps(hep("a", "n1", "eth7", "10.0.0.1")), []Interface{eth0}, []string{"implicit: eth0 (10.0.0.1 2001:db8::1)"}},
+		{"another node's", heps(hep("a", "n2", "eth0", ""), hep("b", "N1", "eth0", ""), hep("c", "n1.example.org", "eth0", "")), []Interface{eth0}, []string{"implicit: eth0 (10.0.0.1 2001:db8::1)"}},
 		{
 			"the smallest name of several", heps(hep("b", "n1", "eth0", ""), hep("a", "n2", "eth0", ""), hep("c", "n1", "eth0", ""), hep("d", "n1", "", "10.0.0.1")),
-			[]Interface{eth0}, []string{"b: eth0 (10.0.0.1 2001:db8::1)"}, []Shadow{{"c", "eth0", "b"}, {"d", "eth0", "b"}},
+			[]Interface{eth0}, []string{"b: eth0 (10.0.0.1 2001:db8::1)"},
 		},
-		{"an address is as good as a name", heps(hep("a", "n1", "", "10.0.0.1"), hep("b", "n1", "eth0", "")), []Interface{eth0}, []string{"a: eth0 (10.0.0.1)"}, []Shadow{{"b", "eth0", "a"}}},
-		{"a glob", heps(hep("a", "n1", "eth*", "")), all, []string{"a: eth0 eth1 (10.0.0.1 10.1.0.1 2001:db8::1)", "implicit: wan0 ()"}, nil},
-		{"a glob is behind a name", heps(hep("a", "n1", "eth?", ""), hep("b", "n1", "eth0", "")), []Interface{eth0, eth1}, []string{"a: eth1 (10.1.0.1)", "b: eth0 (10.0.0.1 2001:db8::1)"}, nil},
-		{"of two globs, the smallest name", heps(hep("a", "n1", "e*", ""), hep("b", "n1", "eth0*", "")), []Interface{eth0}, []string{"a: eth0 (10.0.0.1 2001:db8::1)"}, []Shadow{{"b", "eth0", "a"}}},
-		{"a glob may mean a pod's", heps(hep("a", "n1", "cali*", "")), all, []string{"a: cali1 ()", "implicit: eth0 wan0 (10.0.0.1 2001:db8::1)"}, nil},
-		{"all host interfaces", heps(hep("a", "n1", "*", "")), all, []string{"a: eth0 eth1 wan0 (10.0.0.1 10.1.0.1 2001:db8::1)"}, nil},
+		{"an address is as good as a name", heps(hep("a", "n1", "", "10.0.0.1"), hep("b", "n1", "eth0", "")), []Interface{eth0}, []string{"a: eth0 (10.0.0.1)"}},
+		{"a glob", heps(hep("a", "n1", "eth*", "")), all, []string{"a: eth0 eth1 (10.0.0.1 10.1.0.1 2001:db8::1)", "implicit: wan0 ()"}},
+		{"a glob is behind a name", heps(hep("a", "n1", "eth?", ""), hep("b", "n1", "eth0", "")), []Interface{eth0, eth1}, []string{"a: eth1 (10.1.0.1)", "b: eth0 (10.0.0.1 2001:db8::1)"}},
+		{"of two globs, the smallest name", heps(hep("a", "n1", "e*", ""), hep("b", "n1", "eth0*", "")), []Interface{eth0}, []string{"a: eth0 (10.0.0.1 2001:db8::1)"}},
+		{"a glob may mean a pod's", heps(hep("a", "n1", "cali*", "")), all, []string{"a: cali1 ()", "implicit: eth0 wan0 (10.0.0.1 2001:db8::1)"}},
+		{"all host interfaces", heps(hep("a", "n1", "*", "")), all, []string{"a: eth0 eth1 wan0 (10.0.0.1 10.1.0.1 2001:db8::1)"}},
 		{
 			"all is behind a glob and a name", heps(hep("a", "n1", "*", ""), hep("b", "n1", "eth*", ""), hep("c", "n1", "eth0", ""), hep("d", "n1", "*", "")),
-			all, []string{"a: wan0 ()", "b: eth1 (10.1.0.1)", "c: eth0 (10.0.0.1 2001:db8::1)"}, []Shadow{{"d", "wan0", "a"}},
+			all, []string{"a: wan0 ()", "b: eth1 (10.1.0.1)", "c: eth0 (10.0.0.1 2001:db8::1)"},
 		},
-		{"a pattern that is none", heps(hep("a", "n1", "eth[", "")), []Interface{eth0}, []string{"implicit: eth0 (10.0.0.1 2001:db8::1)"}, nil},
+		{"a pattern that is none", heps(hep("a", "n1", "eth[", "")), []Interface{eth0}, []string{"implicit: eth0 (10.0.0.1 2001:db8::1)"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			node := Node{Name: "n1", Labels: map[string]string{"who": "nobody"}, Interfaces: c.interfaces}
-			endpoints, shadows := Assign(c.set, node)
+			endpoints := Assign(c.set, node)
 			if diff := cmp.Diff(c.want, inWords(endpoints)); diff != "" {
 				t.Errorf("endpoints (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff(c.shadows, shadows); diff != "" {
-				t.Errorf("shadows (-want +got):\n%s", diff)
 			}
 			for _, e := range endpoints {
 				labels := map[string]string{"hep": e.Name}

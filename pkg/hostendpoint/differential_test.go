@@ -215,7 +215,7 @@ func (g generator) packet() *policy.Packet {
 	return p
 }
 
-// What Expand makes of random resources gives random packets the verdict, by the rule and past the rules, that the
+// What an Expander makes of random resources gives random packets the verdict, by the rule and past the rules, that the
 // resources themselves say; and no packet matches two parts of one written rule.
 func TestExpandAgainstReference(t *testing.T) {
 	var verdicts, byRule, past, parts int
@@ -223,11 +223,11 @@ func TestExpandAgainstReference(t *testing.T) {
 	for seed := range uint64(sets) {
 		g := generator{rand.New(rand.NewPCG(seed, 3))}
 		set, node := g.resources(), g.node()
-		endpoints, _ := Assign(set, node)
-		ref := &reference{set, endpoints}
+		endpoints := Assign(set, node)
+		ref, expander := &reference{set, endpoints}, NewExpander(set, endpoints)
 		for n := range endpoints {
 			e := &endpoints[n]
-			rules, err := Expand(set, endpoints, e)
+			rules, err := expander.Rules(e.Labels)
 			if err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}

@@ -55,12 +55,12 @@ func Example() {
 	}
 
 	fmt.Println("interfaces to look for:", hostendpoint.Selectors(set, "redis1"))
-	endpoints, _ := hostendpoint.Assign(set, hostendpoint.Node{Name: "redis1", Interfaces: []hostendpoint.Interface{
+	endpoints := hostendpoint.Assign(set, hostendpoint.Node{Name: "redis1", Interfaces: []hostendpoint.Interface{
 		{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("203.0.113.7")}, Host: true},
 	}})
-	for i := range endpoints {
-		e := &endpoints[i]
-		rules, err := hostendpoint.Expand(set, endpoints, e)
+	expander := hostendpoint.NewExpander(set, endpoints)
+	for _, e := range endpoints {
+		rules, err := expander.Rules(e.Labels)
 		if err != nil {
 			fmt.Println(err)
 			return

@@ -5,6 +5,8 @@ package hostendpoint
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -14,32 +16,36 @@ import (
 // maxParts bounds what one written rule may become.
 const maxParts = 1024
 
-// Expand returns the rules of one of a node's endpoints, in order: what the policies that select it say. A written
+// Expander turns policies into rules, for any endpoint of a node. It is not safe for concurrent use.
+type Expander struct {
+	members  *members
+	ordered  []*resource.Policy
+	expanded map[*resource.Policy]expansion
+}
+
+type expansion struct {
+	rules policy.Rules
+	err   error
+}
+
+// NewExpander makes an Expander of all resources and the endpoints that are in force on the node.
+func NewExpander(set *resource.Set, endpoints []Endpoint) *Expander {
+	return &Expander{newMembers(set, endpoints), inOrder(set), map[*resource.Policy]expansion{}}
+}
+
+// Rules returns the rules of an endpoint with these labels, in order: what the policies that select it say. A written
 // rule with port names may become several, which share its tier, policy and index and are disjoint: no packet matches
 // two of them. A rule that can match nothing at present is there all the same, so that listings show it.
 //
-// The only errors are about rules that would become too many; they begin with the rule's place.
-func Expand(set *resource.Set, endpoints []Endpoint, e *Endpoint) (policy.Rules, error) {
-	m := newMembers(set, endpoints)
+// The only errors are about rules that would become too many: [resource.Error]s, joined.
+func (x *Expander) Rules(labels map[string]string) (policy.Rules, error) {
 	var out policy.Rules
 	var errs []error
-	for _, p := range inOrder(set) {
-		if !p.Selector.Matches(e.Labels) {
-			continue
-		}
-		for _, direction := range []policy.Direction{policy.Ingress, policy.Egress} {
-			written := p.RulesOf(direction)
-			for i := range written {
-				rules, err := m.expand(p, direction, i, &written[i])
-				if err != nil {
-					errs = append(errs, err)
-				}
-				if direction == policy.Ingress {
-					out.Ingress = append(out.Ingress, rules...)
-				} else {
-					out.Egress = append(out.Egress, rules...)
-				}
-			}
+	for _, p := range x.ordered {
+		if p.Selector.Matches(labels) {
+			rules, err := x.Policy(p)
+			out.Ingress, out.Egress = append(out.Ingress, rules.Ingress...), append(out.Egress, rules.Egress...)
+			errs = append(errs, err)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -48,16 +54,41 @@ func Expand(set *resource.Set, endpoints []Endpoint, e *Endpoint) (policy.Rules,
 	return out, nil
 }
 
+// Policy returns the rules of one of the set's policies, whatever it selects, see [Expander.Rules].
+func (x *Expander) Policy(p *resource.Policy) (policy.Rules, error) {
+	if known, ok := x.expanded[p]; ok {
+		return known.rules, known.err
+	}
+	ingress, err1 := x.members.expandAll(p, policy.Ingress)
+	egress, err2 := x.members.expandAll(p, policy.Egress)
+	e := expansion{policy.Rules{Ingress: ingress, Egress: egress}, errors.Join(err1, err2)}
+	x.expanded[p] = e
+	return e.rules, e.err
+}
+
+func (m *members) expandAll(p *resource.Policy, d policy.Direction) ([]policy.Rule, error) {
+	var out []policy.Rule
+	var errs []error
+	written := p.RulesOf(d)
+	for i := range written {
+		rules, err := m.expand(p, d, i, &written[i])
+		out, errs = append(out, rules...), append(errs, err)
+	}
+	return out, errors.Join(errs...)
+}
+
 // part is one of the disjoint parts that one side of a rule falls into.
 type part struct {
 	protocol *uint8 // nil for the rule's own
 	policy.Entity
+	// addresses are those of Nets where hosts give names to ports, sorted. It is nil for any other part.
+	addresses []netip.Addr
 }
 
 func (m *members) expand(p *resource.Policy, d policy.Direction, index int, r *resource.Rule) ([]policy.Rule, error) {
 	tooMany := func() ([]policy.Rule, error) {
-		return nil, fmt.Errorf("%s: %s: its port names stand for so many different ports that it becomes more than %d rules; name fewer, write numbers, or narrow its selectors",
-			r.At, ruleName(p, d, index), maxParts)
+		return nil, &resource.Error{Position: r.At, Problem: fmt.Sprintf("%s: its port names stand for so many different ports that it becomes more than %d rules; name fewer, write numbers, or narrow its selectors",
+			p.RuleName(d, index), maxParts)}
 	}
 	sources, few := m.parts(r, &r.Source)
 	if !few {
@@ -92,11 +123,6 @@ func (m *members) expand(p *resource.Policy, d policy.Direction, index int, r *r
 	return out, nil
 }
 
-// ruleName is how messages call a written rule.
-func ruleName(p *resource.Policy, d policy.Direction, index int) string {
-	return fmt.Sprintf("policy %s, %s rule %d", p.Name, d, index)
-}
-
 func origin(at resource.Position) string {
 	if at.Line == 0 {
 		return at.File
@@ -105,12 +131,15 @@ func origin(at resource.Position) string {
 }
 
 func combine(r policy.Rule, source, destination part) (policy.Rule, bool) {
-	r.Source, r.Destination = source.Entity, destination.Entity
 	protocol, ok := common(source.protocol, destination.protocol)
+	if !ok {
+		return r, false
+	}
+	r.Source, r.Destination = source.Entity, destination.Entity
 	if protocol != nil { // which is the rule's, or one that it does not exclude
 		r.Protocol, r.NotProtocol = protocol, nil
 	}
-	return r, ok
+	return r, true
 }
 
 // common is the protocol of two parts, nil being any. It reports whether there is one.
@@ -144,45 +173,95 @@ func (m *members) parts(r *resource.Rule, e *resource.Entity) ([]part, bool) {
 	return parts, len(parts) <= maxParts
 }
 
-// product is what two lists of parts of the same side have in common. Where that is nothing, it is one part that
-// matches nothing.
+// product is what two lists of parts of the same side have in common, or the first of it where that are too many parts.
+// Where it is nothing, it is one part that matches nothing.
 func product(a, b []part) []part {
+	// Parts that are for some addresses meet few others: those that are for any, and those that share an address.
+	var all, anywhere []int
+	at := map[netip.Addr][]int{}
+	for n, y := range b {
+		all = append(all, n)
+		if y.addresses == nil {
+			anywhere = append(anywhere, n)
+		}
+		for _, address := range y.addresses {
+			at[address] = append(at[address], n)
+		}
+	}
 	var out []part
 	for _, x := range a {
-		for _, y := range b {
-			if one, ok := both(x, y); ok {
-				out = append(out, one)
+		near := all
+		if x.addresses != nil {
+			near = slices.Clone(anywhere)
+			for _, address := range x.addresses {
+				near = append(near, at[address]...)
+			}
+			slices.Sort(near)
+			near = slices.Compact(near)
+		}
+		for _, n := range near {
+			one, ok := both(x, b[n])
+			if !ok {
+				continue
+			}
+			if out = append(out, one); len(out) > maxParts {
+				return out
 			}
 		}
 	}
 	if out == nil {
-		nothing, _ := both(a[0], b[0])
+		nothing := join(a[0], b[0])
 		nothing.Nets = new(netset.Set)
 		out = append(out, nothing)
 	}
 	return out
 }
 
-// both is what two parts of the same side have in common, and whether there is such a thing. Where both have ports,
-// a's are any.
+// both is what two parts of the same side have in common, and whether there is such a thing.
 func both(a, b part) (part, bool) {
-	protocol, ok := common(a.protocol, b.protocol)
-	out := part{protocol, a.Entity}
-	out.Nets, out.NetsName = narrow(b.Nets, b.NetsName, a.Nets, a.NetsName)
+	if _, ok := common(a.protocol, b.protocol); !ok {
+		return part{}, false
+	}
+	out := join(a, b)
+	return out, !out.isEmpty()
+}
+
+// join puts the conditions of two parts of the same side together. Where both have ports, a's are any. If any is for
+// some addresses, b is.
+func join(a, b part) part {
+	out := part{Entity: a.Entity, addresses: a.addresses}
+	out.protocol, _ = common(a.protocol, b.protocol)
 	out.NotNets, out.NotNetsName = widen(a.NotNets, a.NotNetsName, b.NotNets, b.NotNetsName)
+	if b.Nets != nil {
+		out.Nets, out.NetsName, out.addresses = b.narrowed(a.Nets, a.NetsName)
+	}
 	if b.Ports != nil {
 		out.Ports = b.Ports
 	}
 	if b.NotPorts != nil {
 		out.NotPorts = b.NotPorts
 	}
-	return out, ok && !out.isEmpty()
+	return out
+}
+
+// narrowed are a part's nets as far as they are in others, nil for all.
+func (p *part) narrowed(nets *netset.Set, name string) (*netset.Set, string, []netip.Addr) {
+	if p.addresses == nil || nets == nil {
+		out, outName := narrow(p.Nets, p.NetsName, nets, name)
+		return out, outName, p.addresses
+	}
+	// They may be many more than the addresses.
+	left := slices.DeleteFunc(slices.Clone(p.addresses), func(a netip.Addr) bool { return !nets.Contains(a) })
+	return netsOf(left), namesOfBoth(p.Nets, p.NetsName, nets, name), left
 }
 
 // isEmpty reports whether no address is left.
 func (p *part) isEmpty() bool {
-	if p.Nets == nil || p.NotNets == nil {
+	switch {
+	case p.Nets == nil || p.NotNets == nil:
 		return p.Nets != nil && p.Nets.Empty()
+	case p.addresses != nil:
+		return !slices.ContainsFunc(p.addresses, func(a netip.Addr) bool { return !p.NotNets.Contains(a) })
 	}
 	return p.Nets.Intersect(p.NotNets).Equal(p.Nets)
 }

@@ -54,7 +54,7 @@ func fleet() (*resource.Set, []Endpoint) {
 		},
 		NetworkSets: []resource.NetworkSet{{Meta: labelled("office", "role=client"), Nets: netset.Of(prefixes("192.0.2.0/24")...)}},
 	}
-	endpoints, _ := Assign(set, Node{
+	endpoints := Assign(set, Node{
 		Name: "a", Labels: map[string]string{"role": "spare"},
 		Interfaces: []Interface{{Name: "eth0", Addresses: addrs("10.0.0.1")}, {Name: "eth1", Addresses: addrs("10.1.0.1"), Selected: true}},
 	})
@@ -141,7 +141,7 @@ func TestExpandRule(t *testing.T) {
 				Meta: labelled("p"), Tier: "default", Selector: parse("all()"), Ingress: true,
 				IngressRules: []resource.Rule{{Action: policy.Deny}, c.rule}, EgressRules: []resource.Rule{c.rule},
 			}}
-			rules, err := Expand(set, endpoints, &endpoints[0])
+			rules, err := NewExpander(set, endpoints).Rules(endpoints[0].Labels)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -203,7 +203,7 @@ func TestExpandOrder(t *testing.T) {
 		"default/d[0]", "default/web-1[0]", "default/web.x[0]", "default/web[0]", "default/web0[0]", "default/c[0]", "default/b[0]",
 		"like-default/j[0]", "kube-baseline/h[0]", "endless/f[0]", "last/i[0]", "a-ghost/a[0]", "b-ghost/k[0]",
 	}
-	rules, err := Expand(set, endpoints, &endpoints[0])
+	rules, err := NewExpander(set, endpoints).Rules(endpoints[0].Labels)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +216,7 @@ func TestExpandOrder(t *testing.T) {
 	if got := rules.Ingress[0].Origin; got != "annotation policy" {
 		t.Errorf("the origin is %q", got)
 	}
-	rules, err = Expand(set, endpoints, &endpoints[1]) // the implicit endpoint
+	rules, err = NewExpander(set, endpoints).Rules(endpoints[1].Labels) // the implicit endpoint
 	if err != nil || len(rules.Ingress)+len(rules.Egress) != 0 {
 		t.Errorf("an endpoint that no policy selects has %d rules, %v", len(rules.Ingress)+len(rules.Egress), err)
 	}
@@ -245,7 +245,7 @@ func TestExpandIdentity(t *testing.T) {
 	}}}
 	var content []uint64 // what identities are made of, had every rule a list of its own
 	identities := func() []uint64 {
-		rules, err := Expand(set, endpoints, &endpoints[0])
+		rules, err := NewExpander(set, endpoints).Rules(endpoints[0].Labels)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestExpandTooMany(t *testing.T) {
 		set := hosts(c.hosts)
 		c.rule.Action, c.rule.At = policy.Allow, resource.Position{File: "p.yaml", Line: 9, Column: 3}
 		set.Policies = []resource.Policy{{Meta: labelled("p"), Tier: "default", Selector: parse("all()"), Egress: true, EgressRules: []resource.Rule{{Action: policy.Log}, c.rule}}}
-		rules, err := Expand(set, nil, &Endpoint{Name: Implicit})
+		rules, err := NewExpander(set, nil).Rules(nil)
 		if c.rules > 0 {
 			if err != nil || len(rules.Egress) != 1+c.rules {
 				t.Errorf("%d hosts: %d rules, %v, want %d", c.hosts, len(rules.Egress), err, 1+c.rules)

@@ -3,8 +3,8 @@
 // Package hostendpoint says which host endpoint each interface of a node has, and what rules each endpoint has.
 //
 // An endpoint is a written HostEndpoint or the implicit one, which stands for the interfaces of the configuration that
-// no written one is about. [Selectors] says which interfaces to look for, [Assign] gives them their endpoints, and
-// [Expand] turns the policies that select an endpoint into ordered rules, in which addresses stand in place of
+// no written one is about. [Selectors] says which interfaces to look for, [Assign] gives them their endpoints, and an
+// [Expander] turns the policies that select an endpoint into ordered rules, in which addresses stand in place of
 // selectors and numbers in place of port names. [Inspect] finds what is valid and hardly meant.
 //
 // The package is pure: which interfaces a node has, and with what addresses, is told to it. Semantics are Calico's,
@@ -25,18 +25,21 @@ import (
 // Implicit is the name of the endpoint that nobody wrote.
 const Implicit = "implicit"
 
-// AllInterfaces is the interface name of a HostEndpoint that stands for every host interface.
-const AllInterfaces = "*"
+// allInterfaces is the interface name of a HostEndpoint that stands for every host interface.
+const allInterfaces = "*"
 
 // Interface is an interface that may have an endpoint.
 type Interface struct {
 	Name string
 	// Addresses are the interface's own of global scope.
 	Addresses []netip.Addr
-	// Host says that [AllInterfaces] means it: package hostif's ByHost chose it.
+	// Host says that the interface name "*" means it: package hostif's ByHost chose it.
 	Host bool
 	// Selected says that the configuration names it: it has the implicit endpoint, if it has no written one.
 	Selected bool
+	// FoundBy are the selectors by which package hostif chose it. That package also knows alternative names, and
+	// addresses of a narrower scope. (optional)
+	FoundBy []hostif.Selector
 }
 
 // Node is the node that endpoints are wanted for.
@@ -61,12 +64,6 @@ type Endpoint struct {
 	Addresses []netip.Addr
 }
 
-// Shadow is a HostEndpoint that would be an interface's, but for another which is as specific and has a name that
-// sorts before its own. Losing to one that is more specific is what globs and "*" are for, and is no shadow.
-type Shadow struct {
-	HostEndpoint, Interface, By string
-}
-
 // Selectors are those of the interfaces that HostEndpoints of a node may be about, each once, in the order of the
 // HostEndpoints. What package hostif finds by them is all that [Assign] needs to see.
 func Selectors(set *resource.Set, node string) []hostif.Selector {
@@ -86,7 +83,7 @@ func Selectors(set *resource.Set, node string) []hostif.Selector {
 
 func selectorsOf(h *resource.HostEndpoint) []hostif.Selector {
 	switch {
-	case h.InterfaceName == AllInterfaces:
+	case h.InterfaceName == allInterfaces:
 		return []hostif.Selector{{Kind: hostif.ByHost}}
 	case isGlob(h.InterfaceName):
 		return []hostif.Selector{{Kind: hostif.ByGlob, Pattern: h.InterfaceName}}
@@ -107,14 +104,17 @@ var specificity = []func(*resource.HostEndpoint, *Interface) bool{namesOrExpects
 
 // namesOrExpects: where a name is written, expected addresses say nothing about which interface is meant.
 func namesOrExpects(h *resource.HostEndpoint, i *Interface) bool {
-	if h.InterfaceName != "" {
-		return h.InterfaceName == i.Name
+	if h.InterfaceName == i.Name || slices.ContainsFunc(selectorsOf(h), func(s hostif.Selector) bool {
+		return (s.Kind == hostif.ByName || s.Kind == hostif.ByNet) && slices.Contains(i.FoundBy, s)
+	}) {
+		return true
 	}
-	return slices.ContainsFunc(h.ExpectedIPs, func(a netip.Addr) bool { return slices.Contains(i.Addresses, a) })
+	return h.InterfaceName == "" &&
+		slices.ContainsFunc(h.ExpectedIPs, func(a netip.Addr) bool { return slices.Contains(i.Addresses, a) })
 }
 
 func globs(h *resource.HostEndpoint, i *Interface) bool {
-	if h.InterfaceName == AllInterfaces || !isGlob(h.InterfaceName) {
+	if h.InterfaceName == allInterfaces || !isGlob(h.InterfaceName) {
 		return false
 	}
 	matched, err := path.Match(h.InterfaceName, i.Name)
@@ -122,30 +122,23 @@ func globs(h *resource.HostEndpoint, i *Interface) bool {
 }
 
 func meansAll(h *resource.HostEndpoint, i *Interface) bool {
-	return h.InterfaceName == AllInterfaces && i.Host
+	return h.InterfaceName == allInterfaces && i.Host
 }
 
 // Assign gives each interface of a node the one endpoint that it has: of the HostEndpoints of that node that are about
 // it, the most specific, and of several, the one with the smallest name. A name or an expected address is more specific
 // than a glob, and that than "*". The implicit endpoint comes last. Endpoints without an interface are not in the
 // result.
-func Assign(set *resource.Set, node Node) ([]Endpoint, []Shadow) {
-	var shadows []Shadow
+func Assign(set *resource.Set, node Node) []Endpoint {
 	written := make([]Endpoint, len(set.HostEndpoints))
 	implicit := Endpoint{Name: Implicit, Labels: node.Labels}
 	for n := range node.Interfaces {
 		i := &node.Interfaces[n]
-		candidates := candidatesFor(set, node.Name, i)
-		switch {
-		case len(candidates) > 0:
-			h := &set.HostEndpoints[candidates[0]]
-			e := &written[candidates[0]]
+		if at := endpointOf(set, node.Name, i); at >= 0 {
+			h, e := &set.HostEndpoints[at], &written[at]
 			e.Name, e.Resource, e.Labels = h.Name, h, h.Labels
 			e.add(i)
-			for _, loser := range candidates[1:] {
-				shadows = append(shadows, Shadow{set.HostEndpoints[loser].Name, i.Name, h.Name})
-			}
-		case i.Selected:
+		} else if i.Selected {
 			implicit.add(i)
 		}
 	}
@@ -159,24 +152,19 @@ func Assign(set *resource.Set, node Node) ([]Endpoint, []Shadow) {
 		slices.SortFunc(e.Addresses, netip.Addr.Compare)
 		e.Addresses = slices.Compact(e.Addresses)
 	}
-	return endpoints, shadows
+	return endpoints
 }
 
-// candidatesFor returns the indexes of the HostEndpoints that are about an interface in the most specific way that any
-// is, the winner first.
-func candidatesFor(set *resource.Set, node string, i *Interface) []int {
+// endpointOf returns the index of an interface's HostEndpoint, -1 if none is about it.
+func endpointOf(set *resource.Set, node string, i *Interface) int {
 	for _, about := range specificity {
-		var out []int
 		for n := range set.HostEndpoints { // which are sorted by name
 			if h := &set.HostEndpoints[n]; h.Node == node && about(h, i) {
-				out = append(out, n)
+				return n
 			}
 		}
-		if len(out) > 0 {
-			return out
-		}
 	}
-	return nil
+	return -1
 }
 
 func (e *Endpoint) add(i *Interface) {

@@ -40,8 +40,8 @@ func TestInspect(t *testing.T) {
 		name     string
 		policies []resource.Policy
 		change   func(*resource.Set)
-		want     []string // with the endpoints of fleet's node
-		offline  []string // without, nil for the same
+		want     []string // with an implicit endpoint
+		without  []string // nil for the same
 	}{
 		{"nothing to say", []resource.Policy{with(resource.Rule{
 			Protocol:    tcp(),
@@ -57,7 +57,11 @@ func TestInspect(t *testing.T) {
 		{"a tier without a policy", []resource.Policy{one("p", policy.Allow)},
 			func(s *resource.Set) { s.Tiers = []resource.Tier{{Meta: labelled("other"), Order: order(1e6)}} }, nil, nil},
 		{"two policies of one order", []resource.Policy{one("p", policy.Allow), one("q", policy.Deny)}, nil,
-			[]string{"equal-order q.yaml:1:1: policies p and q of tier default have the same order and do different things: p comes first by its name"}, nil},
+			[]string{"overlapping-tier-order q.yaml:1:1: policies p and q of tier default have the same order and do different things: p comes first by its name"}, nil},
+		{"the nearest of several", []resource.Policy{one("p", policy.Deny), one("q", policy.Deny), one("r", policy.Allow), one("s", policy.Allow)}, nil, []string{
+			"overlapping-tier-order r.yaml:1:1: policies q and r of tier default have the same order and do different things: q comes first by its name",
+			"overlapping-tier-order s.yaml:1:1: policies q and s of tier default have the same order and do different things: q comes first by its name",
+		}, nil},
 		{"that do the same", []resource.Policy{one("p", policy.Allow), one("q", policy.Allow)}, nil, nil, nil},
 		{"of which one only logs", []resource.Policy{one("p", policy.Allow), one("q", policy.Log)}, nil, nil, nil},
 		{"in other directions", []resource.Policy{one("p", policy.Allow), func() resource.Policy {
@@ -69,7 +73,7 @@ func TestInspect(t *testing.T) {
 			p := one("q", policy.Deny)
 			p.Selector = parse(`role == "client"`)
 			return p
-		}()}, nil, []string{`not-on-this-node f:5:1: policy q selects no host endpoint of this node: role == "client"`}, []string{}},
+		}()}, nil, nil, nil},
 		{"of which one selects a network set", []resource.Policy{one("p", policy.Allow), func() resource.Policy {
 			p := one("q", policy.Deny)
 			p.Selector = parse("has(set)")
@@ -79,17 +83,19 @@ func TestInspect(t *testing.T) {
 		{"of another order", []resource.Policy{one("p", policy.Allow), func() resource.Policy { p := one("q", policy.Deny); p.Order = order(3); return p }()}, nil, nil, nil},
 		{"a policy that selects nothing", []resource.Policy{func() resource.Policy { p := one("p", policy.Allow); p.Selector = parse("has(nothing)"); return p }()}, nil,
 			[]string{"selects-nothing f:5:1: policy p selects no host endpoint: has(nothing)"}, nil},
+		{"nothing is known of what a policy could select", []resource.Policy{func() resource.Policy { p := one("p", policy.Allow); p.Selector = parse("has(nothing)"); return p }()},
+			func(s *resource.Set) { s.HostEndpoints = nil }, []string{"selects-nothing f:5:1: policy p selects no host endpoint: has(nothing)"}, []string{}},
 		{"a policy that only the implicit endpoint has", []resource.Policy{func() resource.Policy { p := one("p", policy.Allow); p.Selector = parse(`role == "spare"`); return p }()}, nil,
 			nil, []string{`selects-nothing f:5:1: policy p selects no host endpoint: role == "spare"`}},
 		{"a policy that selects a network set", []resource.Policy{func() resource.Policy { p := one("p", policy.Allow); p.Selector = parse(`has(set)`); return p }()},
 			func(s *resource.Set) { s.NetworkSets[0].Labels["set"] = "yes" },
 			[]string{"selects-nothing f:5:1: policy p selects no host endpoint: has(set)"}, nil},
 		{"empty selectors", source(resource.Entity{Selector: parse("has(x)")}), nil,
-			[]string{"empty-selector f:20:1: policy p, ingress rule 1: its source selector has(x) chooses no host endpoint and no network set, so the rule matches nothing"}, nil},
+			[]string{"selects-nothing f:20:1: policy p, ingress rule 1: its source selector has(x) chooses no host endpoint and no network set, so the rule matches nothing"}, nil},
 		{"empty notSelector", source(resource.Entity{NotSelector: parse("has(x)")}), nil,
-			[]string{"empty-selector f:21:1: policy p, ingress rule 1: its source notSelector has(x) chooses no host endpoint and no network set, so it excludes nothing"}, nil},
+			[]string{"selects-nothing f:21:1: policy p, ingress rule 1: its source notSelector has(x) chooses no host endpoint and no network set, so it excludes nothing"}, nil},
 		{"a notSelector that leaves nothing", source(resource.Entity{Selector: parse("has(old)"), NotSelector: redis}), nil,
-			[]string{"empty-selector f:21:1: policy p, ingress rule 1: its source notSelector excludes everything that the selector chooses, so the rule matches nothing"}, nil},
+			[]string{"selects-nothing f:21:1: policy p, ingress rule 1: its source notSelector excludes everything that the selector chooses, so the rule matches nothing"}, nil},
 		{"rules of a direction that the policy is not about", []resource.Policy{func() resource.Policy {
 			p := with(resource.Rule{Source: resource.Entity{Selector: parse("has(x)")}})
 			p.Ingress = false
@@ -136,25 +142,25 @@ func TestInspect(t *testing.T) {
 		}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			set, endpoints := fleet()
+			set, _ := fleet()
 			set.Policies = c.policies
 			if c.change != nil {
 				c.change(set)
 			}
-			check := func(where string, endpoints []Endpoint, want []string) {
+			check := func(where string, implicit *Endpoint, want []string) {
 				var got []string
-				for _, f := range Inspect(set, endpoints) {
+				for _, f := range Inspect(set, implicit) {
 					got = append(got, fmt.Sprintf("%s %s: %s", f.Code, f.At, f.Message))
 				}
 				if len(want)+len(got) > 0 && !cmp.Equal(want, got) {
 					t.Errorf("%s (-want +got):\n%s", where, cmp.Diff(want, got))
 				}
 			}
-			check("on the node", endpoints, c.want)
-			if c.offline == nil {
-				c.offline = c.want
+			check("with an implicit endpoint", &Endpoint{Labels: map[string]string{"role": "spare"}}, c.want)
+			if c.without == nil {
+				c.without = c.want
 			}
-			check("offline", nil, c.offline)
+			check("without", nil, c.without)
 		})
 	}
 }

@@ -5,6 +5,7 @@ package hostendpoint
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -22,16 +23,19 @@ type member struct {
 	addresses []netip.Addr
 }
 
-// members are all of them, and what was chosen before, by the words for it.
+// members are all of them.
 type members struct {
-	list   []member
+	list []member
+	// naming has those that give a port of theirs a name.
+	naming map[string][]*member
+	// chosen is what was chosen before, by the words for it.
 	chosen map[string]*netset.Set
 }
 
 // newMembers collects the members. What is in force on this node may have learned addresses; a HostEndpoint of
 // another node has those that are written.
 func newMembers(set *resource.Set, endpoints []Endpoint) *members {
-	m := &members{chosen: map[string]*netset.Set{}}
+	m := &members{naming: map[string][]*member{}, chosen: map[string]*netset.Set{}}
 	inForce := map[string][]netip.Addr{}
 	for _, e := range endpoints {
 		if e.Resource == nil {
@@ -51,11 +55,30 @@ func newMembers(set *resource.Set, endpoints []Endpoint) *members {
 	for i := range set.NetworkSets {
 		m.list = append(m.list, member{labels: set.NetworkSets[i].Labels, nets: set.NetworkSets[i].Nets})
 	}
+	for i := range m.list {
+		one := &m.list[i]
+		for _, name := range one.portNames() {
+			m.naming[name] = append(m.naming[name], one)
+		}
+	}
 	return m
 }
 
 func newEndpointMember(labels map[string]string, addresses []netip.Addr, h *resource.HostEndpoint) member {
 	return member{labels: labels, nets: netsOf(addresses), endpoint: true, written: h, addresses: addresses}
+}
+
+// portNames are the names that it gives to ports, each once.
+func (one *member) portNames() []string {
+	var names []string
+	if one.written != nil {
+		for _, p := range one.written.Ports {
+			if !slices.Contains(names, p.Name) {
+				names = append(names, p.Name)
+			}
+		}
+	}
+	return names
 }
 
 func netsOf(addresses []netip.Addr) *netset.Set {
@@ -120,7 +143,11 @@ func narrow(a *netset.Set, aName string, b *netset.Set, bName string) (*netset.S
 	case a == nil:
 		return b, bName
 	}
-	return a.Intersect(b), words(a, aName) + " in " + words(b, bName)
+	return a.Intersect(b), namesOfBoth(a, aName, b, bName)
+}
+
+func namesOfBoth(a *netset.Set, aName string, b *netset.Set, bName string) string {
+	return words(a, aName) + " in " + words(b, bName)
 }
 
 func widen(a *netset.Set, aName string, b *netset.Set, bName string) (*netset.Set, string) {

@@ -21,7 +21,7 @@ func (m *members) portParts(r *resource.Rule, e *resource.Entity) []part {
 		parts = append(parts, part{Entity: policy.Entity{Ports: policy.NormalizePorts(e.Ports.Ranges)}})
 	}
 	for _, g := range m.portGroups(r, e, e.Ports) {
-		parts = append(parts, part{&g.protocol, policy.Entity{Nets: netsOf(g.addresses), NetsName: namesInWords(e.Ports.Names), Ports: g.ports}})
+		parts = append(parts, part{&g.protocol, policy.Entity{Nets: netsOf(g.addresses), NetsName: namesInWords(e.Ports.Names), Ports: g.ports}, g.addresses})
 	}
 	if parts == nil {
 		parts = []part{{Entity: policy.Entity{Nets: new(netset.Set), NetsName: namesInWords(e.Ports.Names)}}}
@@ -50,7 +50,7 @@ func (m *members) notPortParts(r *resource.Rule, e *resource.Entity) []part {
 		if !isAbout(r, protocol) {
 			continue
 		}
-		rest := part{&protocol, others}
+		rest := part{protocol: &protocol, Entity: others}
 		var grouped []netip.Addr
 		for _, g := range groups {
 			if g.protocol != protocol {
@@ -58,7 +58,7 @@ func (m *members) notPortParts(r *resource.Rule, e *resource.Entity) []part {
 			}
 			grouped = append(grouped, g.addresses...)
 			excluded := policy.NormalizePorts(slices.Concat(numbers, g.ports))
-			parts = append(parts, part{&protocol, policy.Entity{Nets: netsOf(g.addresses), NetsName: name, NotPorts: excluded}})
+			parts = append(parts, part{&protocol, policy.Entity{Nets: netsOf(g.addresses), NetsName: name, NotPorts: excluded}, g.addresses})
 		}
 		if grouped != nil {
 			rest.NotNets, rest.NotNetsName = netsOf(grouped), name
@@ -90,12 +90,13 @@ type portGroup struct {
 // has as numbers, too, are left out.
 func (m *members) portGroups(r *resource.Rule, e *resource.Entity, list *resource.Ports) []portGroup {
 	var found []namedPort
-	for i := range m.list {
-		one := &m.list[i]
-		for _, p := range one.portsNamed(r, e, list.Names) {
-			for _, a := range one.addresses {
-				if !contains(list.Ranges, p.Port) {
-					found = append(found, namedPort{p.Protocol, a, p.Port})
+	for _, name := range list.Names {
+		for _, one := range m.naming[name] {
+			for _, p := range one.portsNamed(r, e, name) {
+				for _, a := range one.addresses {
+					if !contains(list.Ranges, p.Port) {
+						found = append(found, namedPort{p.Protocol, a, p.Port})
+					}
 				}
 			}
 		}
@@ -143,15 +144,15 @@ func portsOf(named []namedPort) []policy.PortRange {
 	return policy.NormalizePorts(out)
 }
 
-// portsNamed returns an endpoint's ports of these names that the rule can be about: of its protocol, and of an
-// endpoint that the side's selectors leave.
-func (one *member) portsNamed(r *resource.Rule, e *resource.Entity, names []string) []resource.NamedPort {
-	if one.written == nil || !one.chosenBy(e) {
+// portsNamed returns an endpoint's ports of a name that the rule can be about: of its protocol, and of an endpoint that
+// the side's selectors leave.
+func (one *member) portsNamed(r *resource.Rule, e *resource.Entity, name string) []resource.NamedPort {
+	if !one.chosenBy(e) {
 		return nil
 	}
 	var out []resource.NamedPort
 	for _, p := range one.written.Ports {
-		if slices.Contains(names, p.Name) && isAbout(r, p.Protocol) {
+		if p.Name == name && isAbout(r, p.Protocol) {
 			out = append(out, p)
 		}
 	}

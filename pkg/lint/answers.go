@@ -4,6 +4,7 @@ package lint
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -14,20 +15,21 @@ import (
 func (e *examination) appendMirrors(list []policy.Rule, p *profile, d policy.Direction) ([]policy.Rule, []*subject) {
 	other := opposite(d)
 	allowed := p.rules.Of(other)
+	contents := sync.OnceValue(func() policy.Contents { return policy.ContentsOf(p.rules.Of(d)) })
 	var allows []*subject
 	for i := range allowed {
 		r := &allowed[i]
 		if r.Action != policy.Allow || r.Tier == "" { // what a shorthand makes is complete in itself
 			continue
 		}
-		if c, ok := counterpartOf(*r); ok && hasEqual(p.rules.Of(d), c) {
+		mirror := mirrorOf(*r)
+		if c, ok := counterpartOf(mirror); ok && contents().Has(&c) {
 			continue
 		}
 		s := e.subject(r, other)
-		mirror := mirrorOf(*r)
-		s.answers.mirror = mirror.Match()
+		s.answers.mirror = mirror
 		if s.open {
-			s.answers.missing = s.answers.missing || !hasEqual(p.rules.Of(d), mirror)
+			s.answers.missing = s.answers.missing || !contents().Has(&mirror)
 			continue
 		}
 		mirror.Action = policy.Log
@@ -52,21 +54,14 @@ func mirrorOf(r policy.Rule) policy.Rule {
 }
 
 // counterpartOf is the other direction's rule for what sends to the same port both ways and never answers, such as
-// VXLAN: the addresses change sides, the ports do not.
-func counterpartOf(r policy.Rule) (policy.Rule, bool) {
-	if r.Protocol == nil || *r.Protocol != policy.UDP {
+// VXLAN: unlike in the mirror, the ports do not change sides.
+func counterpartOf(m policy.Rule) (policy.Rule, bool) {
+	if m.Protocol == nil || *m.Protocol != policy.UDP {
 		return policy.Rule{}, false
 	}
-	m := mirrorOf(r)
 	m.Source.Ports, m.Destination.Ports = m.Destination.Ports, m.Source.Ports
 	m.Source.NotPorts, m.Destination.NotPorts = m.Destination.NotPorts, m.Source.NotPorts
 	return m, true
-}
-
-func hasEqual(rules []policy.Rule, r policy.Rule) bool {
-	// Equal rules of one list have their identities from their content, and from how many there are before them.
-	same := policy.IDs([]policy.Rule{r})[0]
-	return slices.Contains(policy.IDs(rules), same)
 }
 
 // answers looks at the mirrors that stand in a list from a place on. Packets that get to one are mentioned by no rule.
@@ -88,7 +83,7 @@ func (e *examination) answers(list []policy.Rule, reach []compiler.Reach, from i
 			lenient[i].Action = policy.Log
 		}
 	}
-	without, err := compiler.Reachability(lenient, compiler.DefaultBudget)
+	without, err := e.reachability(lenient)
 	if err != nil {
 		return
 	}
@@ -110,8 +105,8 @@ func (u *unit) reportAnswers(s *subject) {
 	case s.answers.denied != "":
 		u.warn(s.at, MissingReturn, "%s allows packets whose answers are denied by %s", s.name, s.answers.denied)
 	case s.answers.missing && u.autoReturn:
-		u.warn(s.at, MissingReturn, "%s has no %s rule for the answers (%s); auto-return, which is on, adds it behind all written rules", s.name, other, s.answers.mirror)
+		u.warn(s.at, MissingReturn, "%s has no %s rule for the answers (%s); auto-return, which is on, adds it behind all written rules", s.name, other, s.answers.mirror.Match())
 	case s.answers.missing:
-		u.warn(s.at, MissingReturn, "%s has no %s rule for the answers (%s), and auto-return is off: %s", s.name, other, s.answers.mirror, breaks)
+		u.warn(s.at, MissingReturn, "%s has no %s rule for the answers (%s), and auto-return is off: %s", s.name, other, s.answers.mirror.Match(), breaks)
 	}
 }

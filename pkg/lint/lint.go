@@ -7,8 +7,9 @@
 // their place. Whatever apply would refuse is an error. Warnings are about what it would do without a word.
 //
 // What is said about packets is true of all packets there can be, on every node: package compiler's classes tell. Where
-// it would depend on addresses that only a node knows, or take too long to find out, nothing is said. The one exception
-// is that answers are not taken to be allowed by a rule with such addresses.
+// it would depend on addresses that only a node knows, nothing is said. The one exception is that answers are not taken
+// to be allowed by a rule with such addresses. Nor is anything said where it would take too long to find out, but that
+// this is so.
 // Out of scope: whatever asks the machine, such as which interfaces there are.
 package lint
 
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/untracked-cni/untracked/pkg/hostendpoint"
 	"github.com/untracked-cni/untracked/pkg/resource"
 )
 
@@ -31,7 +33,7 @@ const (
 )
 
 // Code says what a finding is about.
-type Code string
+type Code = hostendpoint.Code
 
 // The codes of errors.
 const (
@@ -47,7 +49,7 @@ const (
 	TooLarge Code = "too-large"
 )
 
-// The codes of warnings.
+// The codes of warnings. Those of package hostendpoint are about how resources fit together.
 const (
 	// MissingReturn: an Allow lets packets of one direction through untracked, and no rule does so with the answers.
 	MissingReturn Code = "missing-return"
@@ -57,24 +59,21 @@ const (
 	ImpossibleRule Code = "impossible-rule"
 	// EmptySelector: a selector that selects everything, where that is easily written and seldom meant.
 	EmptySelector Code = "empty-selector"
-	// SelectsNothing: nothing in sight has the labels that a selector asks for.
-	SelectsNothing Code = "selects-nothing"
-	// NoAddress: what a rule selects has no addresses where the rule is in force.
-	NoAddress Code = "no-address"
 	// FailsafeDenied: a Deny names ports that are failsafe, and so never denied.
 	FailsafeDenied Code = "failsafe-denied"
-	// HEPShadowed: a HostEndpoint is never in force, because another one has its interface.
-	HEPShadowed Code = "hep-shadowed"
-	// OverlappingTierOrder: names decide which of two tiers, or of two policies of a tier, comes first.
-	OverlappingTierOrder Code = "overlapping-tier-order"
 	// CatchAllUntracked: an Allow for everything.
 	CatchAllUntracked Code = "catch-all-untracked"
-	// UnknownTier: nobody wrote the tier of a policy.
-	UnknownTier Code = "unknown-tier"
-	// UnknownPortName: nobody gives a port the name that a rule asks for.
-	UnknownPortName Code = "unknown-port-name"
 	// UnusedRules: a policy has rules of a direction that its types leave out.
 	UnusedRules Code = "unused-rules"
+	// NotExamined: whether rules are reached and answered is not known of all of them, as it would take too long.
+	NotExamined Code = "not-examined"
+
+	SelectsNothing       = hostendpoint.SelectsNothing
+	NoAddress            = hostendpoint.NoAddress
+	HEPShadowed          = hostendpoint.HEPShadowed
+	OverlappingTierOrder = hostendpoint.OverlappingTierOrder
+	UnknownTier          = hostendpoint.UnknownTier
+	UnknownPortName      = hostendpoint.UnknownPortName
 )
 
 // Finding is one thing that is wrong, and where. Line is 0 where only the file is known.

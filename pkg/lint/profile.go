@@ -5,13 +5,11 @@ package lint
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/hostendpoint"
 	"github.com/untracked-cni/untracked/pkg/policy"
 	"github.com/untracked-cni/untracked/pkg/resource"
-	"github.com/untracked-cni/untracked/pkg/selector"
 )
 
 // profile is the rules of host endpoints that have the same ones, in the order in which they are asked, without what
@@ -27,6 +25,7 @@ func (u *unit) profiles() []profile {
 	var out []profile
 	known := map[string]bool{}
 	inForce := map[int]bool{}
+	expander := hostendpoint.NewExpander(u.set, nil)
 	add := func(name string, labels map[string]string, s policy.Shorthand) {
 		var chosen []int
 		for i := range u.set.Policies {
@@ -37,8 +36,8 @@ func (u *unit) profiles() []profile {
 		}
 		if key := fmt.Sprint(chosen); !known[key] {
 			known[key] = true
-			if rules, ok := u.expand(u.set, labels, s); ok {
-				u.checkSize(name, rules)
+			written, err := expander.Rules(labels)
+			if rules, ok := u.whole(written, err, s); ok && u.checkSize(name, rules) {
 				out = append(out, profile{name, rules})
 			}
 		}
@@ -50,13 +49,10 @@ func (u *unit) profiles() []profile {
 		h := &u.set.HostEndpoints[i]
 		add("host endpoint "+h.Name, h.Labels, policy.Shorthand{})
 	}
-	all, _ := selector.Parse("all()")
-	for i, p := range u.set.Policies {
+	for i := range u.set.Policies {
 		if !inForce[i] {
-			alone := *u.set
-			p.Selector = all
-			alone.Policies = []resource.Policy{p}
-			if rules, ok := u.expand(&alone, nil, policy.Shorthand{}); ok {
+			written, err := expander.Policy(&u.set.Policies[i])
+			if rules, ok := u.whole(written, err, policy.Shorthand{}); ok {
 				out = append(out, profile{"", rules})
 			}
 		}
@@ -64,30 +60,12 @@ func (u *unit) profiles() []profile {
 	return out
 }
 
-// expand gives the whole list: see package node's, which this follows.
-func (u *unit) expand(set *resource.Set, labels map[string]string, s policy.Shorthand) (policy.Rules, bool) {
-	written, err := hostendpoint.Expand(set, nil, &hostendpoint.Endpoint{Labels: labels})
-	if err != nil {
-		for _, text := range strings.Split(err.Error(), "\n") {
-			at, problem := u.placeIn(text)
-			u.add(at, Error, TooLarge, "%s", problem)
-		}
-		return policy.Rules{}, false
+// whole puts what stands before and behind the written rules around them: see package node's, which this follows.
+func (u *unit) whole(written policy.Rules, err error, s policy.Shorthand) (policy.Rules, bool) {
+	for _, e := range resource.Errors(err) {
+		u.add(e.Position, Error, TooLarge, "%s", e.Problem)
 	}
-	return policy.Join(u.failsafes, s.Denies(), written, s.Allows()), true
-}
-
-// placeIn takes a rule's place from the front of a text.
-func (u *unit) placeIn(text string) (resource.Position, string) {
-	for i := range u.set.Policies {
-		p := &u.set.Policies[i]
-		for _, r := range slices.Concat(p.IngressRules, p.EgressRules) {
-			if rest, ok := strings.CutPrefix(text, r.At.String()+": "); ok {
-				return r.At, rest
-			}
-		}
-	}
-	return u.place(), text
+	return policy.Join(u.failsafes, s.Denies(), written, s.Allows()), err == nil
 }
 
 // place is where a problem with the policy as a whole is.
@@ -98,23 +76,33 @@ func (u *unit) place() resource.Position {
 	return resource.Position{File: u.set.Policies[0].At.File}
 }
 
-// checkSize finds what the datapath will refuse.
-func (u *unit) checkSize(name string, rules policy.Rules) {
+// checkSize finds what the datapath will refuse. It returns false if there is such a thing.
+func (u *unit) checkSize(name string, rules policy.Rules) bool {
 	rules.Ingress, rules.Egress = slices.Clone(rules.Ingress), slices.Clone(rules.Egress)
 	if u.autoReturn {
 		rules.AddReturns()
 	}
-	if _, err := compiler.Compile(rules.Ingress); err != nil {
+	_, err := compiler.Compile(rules.Ingress)
+	if err != nil {
 		u.add(u.place(), Error, TooLarge, "the policy of %s cannot be compiled: %v", name, err)
 	}
 	if n := len(rules.Egress); n > compiler.MaxRules {
 		u.add(u.place(), Error, TooLarge, "the policy of %s has %d egress rules, at most %d are supported", name, n, compiler.MaxRules)
+		return false
 	}
+	return err == nil
 }
 
 // isOpen reports whether it depends on a node what the rule means: on the addresses of host endpoints that have none
 // written, which are learned from their interfaces.
 func (u *unit) isOpen(r *resource.Rule) bool {
+	depends := false // most do not
+	for _, e := range r.Sides() {
+		depends = depends || e.Selector != nil || e.NotSelector != nil || e.Ports != nil && len(e.Ports.Names) > 0 || e.NotPorts != nil && len(e.NotPorts.Names) > 0
+	}
+	if !depends {
+		return false
+	}
 	chosen := func(labels map[string]string) bool {
 		return slices.ContainsFunc([]*resource.Entity{&r.Source, &r.Destination}, func(e *resource.Entity) bool {
 			return e.Selector != nil && e.Selector.Matches(labels) || e.NotSelector != nil && e.NotSelector.Matches(labels)

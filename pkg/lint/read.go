@@ -54,7 +54,7 @@ func Files(paths []string, stdin io.Reader) []Finding {
 			unreadable(path, "%s", reason(err, path))
 		}
 		for _, name := range names {
-			data, err := os.ReadFile(name)
+			data, err := readFile(name, name == path)
 			if err != nil {
 				unreadable(name, "%s", reason(err, name))
 				continue
@@ -67,6 +67,15 @@ func Files(paths []string, stdin io.Reader) []Finding {
 		found = slices.DeleteFunc(found, func(f Finding) bool { return f.Severity != Error })
 	}
 	return sorted(append(findings, found...))
+}
+
+// readFile reads what was named, if it is a pipe, too. In a directory a pipe is there by mistake, and has no end.
+func readFile(path string, named bool) ([]byte, error) {
+	if named {
+		return os.ReadFile(path)
+	}
+	data, _, err := files.Read(path)
+	return data, err
 }
 
 // find is a file, or the files of a directory: those of resources and conf lists.
@@ -113,7 +122,7 @@ func Inputs(inputs []Input) []Finding {
 			continue
 		}
 		resources = append(resources, in)
-		together.sources[in.Name] = in.Data
+		together.sources[in.Name] = &source{data: in.Data}
 		r.Add(in.Data, resource.Position{File: in.Name})
 	}
 	if len(resources) > 0 {
@@ -134,9 +143,9 @@ func isConflist(in Input) bool {
 
 func conflist(in Input) []Finding {
 	u := newUnit()
-	u.sources[in.Name] = in.Data
+	u.sources[in.Name] = &source{data: in.Data}
 	c, err := config.ParseConflist(in.Data, in.Name)
-	for _, e := range configErrors(err) {
+	for _, e := range resource.Unjoin[*config.Error](err) {
 		at := resource.Position{File: e.File, Line: e.Line, Column: e.Column}
 		without := *e
 		without.File, without.Line = "", 0
@@ -155,22 +164,6 @@ func conflist(in Input) []Finding {
 	u.readResources()
 	u.check()
 	return u.findings
-}
-
-func configErrors(err error) []*config.Error {
-	var one *config.Error
-	var many interface{ Unwrap() []error }
-	switch {
-	case errors.As(err, &many):
-		var out []*config.Error
-		for _, e := range many.Unwrap() {
-			out = append(out, configErrors(e)...)
-		}
-		return out
-	case errors.As(err, &one):
-		return []*config.Error{one}
-	}
-	return nil
 }
 
 // readLists reads the deny-files.
@@ -195,7 +188,7 @@ func (u *unit) readResources() {
 	var r resource.Reader
 	for _, inline := range u.entry.Inline {
 		if _, known := u.sources[inline.At.File]; !known {
-			u.sources[inline.At.File] = inline.Data
+			u.sources[inline.At.File] = &source{data: inline.Data}
 		}
 		r.Add(inline.Data, inline.At)
 	}
@@ -210,7 +203,7 @@ func (u *unit) readResources() {
 			u.add(u.entry.at(key), Error, Unreadable, "%s", files.Problem(err, "want a file with resources in YAML or JSON"))
 			continue
 		}
-		u.sources[path] = data
+		u.sources[path] = &source{data: data}
 		r.Add(data, resource.Position{File: path})
 	}
 	u.resolve(&r)

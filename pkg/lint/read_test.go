@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -184,5 +186,18 @@ func TestMutations(t *testing.T) {
 	}
 	if errors < 100 {
 		t.Errorf("only %d errors", errors)
+	}
+}
+
+// A pipe among the files of a directory is refused; opened, it would block for ever.
+func TestPipeInDirectory(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "x.yaml")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found := Files([]string{dir}, nil)
+	if len(found) != 1 || found[0].File != pipe || found[0].Code != Unreadable || !strings.Contains(found[0].Message, "not a regular file") {
+		t.Errorf("found %+v", found)
 	}
 }

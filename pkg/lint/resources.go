@@ -3,8 +3,7 @@
 package lint
 
 import (
-	"fmt"
-	"strings"
+	"bytes"
 
 	"github.com/untracked-cni/untracked/pkg/hostendpoint"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -12,36 +11,16 @@ import (
 	"github.com/untracked-cni/untracked/pkg/selector"
 )
 
-// inspected are the findings of package hostendpoint that say something offline. Which policies are not for this node
-// is nothing to complain about.
-var inspected = map[hostendpoint.Code]Code{
-	hostendpoint.HEPShadowed:          HEPShadowed,
-	hostendpoint.UnknownTier:          UnknownTier,
-	hostendpoint.OverlappingTierOrder: OverlappingTierOrder,
-	hostendpoint.EqualOrder:           OverlappingTierOrder,
-	hostendpoint.SelectsNothing:       SelectsNothing,
-	hostendpoint.EmptySelector:        SelectsNothing,
-	hostendpoint.NoAddress:            NoAddress,
-	hostendpoint.UnknownPortName:      UnknownPortName,
-}
-
 // inspect looks at how resources fit together. It returns the places it has findings at.
 func (u *unit) inspect() map[resource.Position]bool {
-	var endpoints []hostendpoint.Endpoint
+	var implicit *hostendpoint.Endpoint
 	if u.entry != nil {
-		endpoints = []hostendpoint.Endpoint{{Name: hostendpoint.Implicit, Labels: u.entry.Labels}}
+		implicit = &hostendpoint.Endpoint{Name: hostendpoint.Implicit, Labels: u.entry.Labels}
 	}
 	places := map[resource.Position]bool{}
-	for _, f := range hostendpoint.Inspect(u.set, endpoints) {
-		code, ok := inspected[f.Code]
-		switch {
-		case !ok:
-		case f.Code == hostendpoint.SelectsNothing && u.entry == nil && len(u.set.HostEndpoints) == 0:
-			// Nothing is known of what could be selected: it may be the endpoint with a conf list's labels.
-		default:
-			places[f.At] = true
-			u.warn(f.At, code, "%s", f.Message)
-		}
+	for _, f := range hostendpoint.Inspect(u.set, implicit) {
+		places[f.At] = true
+		u.warn(f.At, f.Code, "%s", f.Message)
 	}
 	return places
 }
@@ -59,12 +38,8 @@ func (u *unit) selectors() {
 		for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 			written := p.RulesOf(d)
 			for n := range written {
-				r := &written[n]
-				for _, side := range []struct {
-					name   string
-					entity *resource.Entity
-				}{{"source", &r.Source}, {"destination", &r.Destination}} {
-					e, name := side.entity, ruleName(p, d, n)+": its "+side.name
+				for side, e := range written[n].Sides() {
+					name := p.RuleName(d, n) + ": its " + side
 					u.ruleSelector(e.Selector, e.SelectorAt, name+" selector")
 					u.ruleSelector(e.NotSelector, e.NotSelectorAt, name+" notSelector")
 				}
@@ -73,19 +48,19 @@ func (u *unit) selectors() {
 	}
 }
 
-// ruleSelector looks at a selector of a rule. That of namespaceSelector: global() is meant to be what it is.
+// ruleSelector looks at a selector of a rule. Who writes global() means all of them.
 func (u *unit) ruleSelector(s *selector.Selector, at resource.Position, name string) {
 	switch {
 	case s == nil && at != (resource.Position{}):
 		u.warn(at, EmptySelector, "%s is empty, so it asks for nothing, and any address will do; leave it out if that is meant", name)
-	case s != nil && s.IsAll() && !strings.Contains(u.textAt(at), "global("):
+	case s != nil && s.IsAll() && !s.UsesGlobal():
 		u.warn(at, EmptySelector, "%s %s stands for the addresses of all host endpoints and network sets, not for any address; leave it out for any", name, s)
 	}
 }
 
 func (u *unit) isEmptyText(at resource.Position) bool {
 	text := u.textAt(at)
-	return strings.HasPrefix(text, `""`) || strings.HasPrefix(text, `''`)
+	return bytes.HasPrefix(text, []byte(`""`)) || bytes.HasPrefix(text, []byte(`''`))
 }
 
 // unusedRules finds rules that the types of their policy leave out.
@@ -99,9 +74,4 @@ func (u *unit) unusedRules() {
 			u.warn(p.EgressRules[0].At, UnusedRules, "policy %s has egress rules, and no Egress among its types: they are not in force", p.Name)
 		}
 	}
-}
-
-// ruleName is how messages call a written rule.
-func ruleName(p *resource.Policy, d policy.Direction, index int) string {
-	return fmt.Sprintf("policy %s, %s rule %d", p.Name, d, index)
 }

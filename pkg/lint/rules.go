@@ -52,16 +52,24 @@ type shadow struct {
 
 // answers says what becomes of the answers to what an Allow allows.
 type answers struct {
-	missing bool   // some of them are not mentioned
-	denied  string // the name of a rule that denies some
-	mirror  string // in words, the rule that would allow them
+	missing bool        // some of them are not mentioned
+	denied  string      // the name of a rule that denies some
+	mirror  policy.Rule // would allow them
 }
 
 // rules finds what is wrong with single rules. What is wrong at a place that is reported already is no rule's fault.
 func (u *unit) rules(reported map[resource.Position]bool) {
 	e := examination{unit: u, subjects: map[id]*subject{}}
-	for _, p := range u.profiles() {
+	profiles := u.profiles()
+	e.share = u.budget / 4 / max(2*len(profiles), 1)
+	e.spare = u.budget - 2*len(profiles)*e.share
+	for _, p := range profiles {
 		e.profile(&p)
+	}
+	if e.incomplete {
+		at := u.place()
+		at.Line, at.Column = 1, 1
+		u.warn(at, NotExamined, "to examine all rules would take too long: whether a packet gets to them, and whether its answers are allowed, is not known of some; it may be if fewer resources are checked at once")
 	}
 	for _, s := range slices.SortedFunc(maps.Values(e.subjects), func(a, b *subject) int { return strings.Compare(a.name, b.name) }) {
 		if !s.isEcho() {
@@ -71,7 +79,7 @@ func (u *unit) rules(reported map[resource.Position]bool) {
 }
 
 func mentions(r *resource.Rule, places map[resource.Position]bool) bool {
-	for _, e := range []*resource.Entity{&r.Source, &r.Destination} {
+	for _, e := range r.Sides() {
 		if places[e.SelectorAt] || places[e.NotSelectorAt] || e.Ports != nil && places[e.Ports.At] || e.NotPorts != nil && places[e.NotPorts.At] {
 			return true
 		}
@@ -83,6 +91,51 @@ func mentions(r *resource.Rule, places map[resource.Position]bool) bool {
 type examination struct {
 	*unit
 	subjects map[id]*subject
+
+	// Each direction of each profile has an even share of a part of the budget; spare is the rest, for those that are
+	// harder. incomplete says that it was not enough.
+	share, spare int
+	incomplete   bool
+}
+
+// reachability is the compiler's. What there was no time for is Unknown.
+func (e *examination) reachability(list []policy.Rule) ([]compiler.Reach, error) {
+	for budget := e.share; ; e.spare -= budget {
+		if e.spare -= outlay(list); e.spare < 0 {
+			e.incomplete = true
+			return make([]compiler.Reach, len(list)), nil
+		}
+		reach, err := compiler.Reachability(list, budget)
+		unknown := false
+		for i, r := range reach {
+			unknown = unknown || r.Fate == compiler.Unknown && list[i].Action != policy.Failsafe // about which nothing is said
+		}
+		if err != nil || !unknown {
+			return reach, err
+		}
+		if e.spare/2 <= budget {
+			e.incomplete = true
+			return reach, nil
+		}
+		budget = e.spare / 2
+	}
+}
+
+// outlay is, in the steps of [compiler.Reachability], about what it takes that does not count: to sort out what the rules
+// tell apart, and to look at it for each of them.
+func outlay(list []policy.Rule) int {
+	const perList, perPair, perRange = 1 << 16, 2, 16
+	steps := perList + perPair*len(list)*len(list)
+	seen := map[*netset.Set]bool{nil: true}
+	for i := range list {
+		for _, s := range []*netset.Set{list[i].Source.Nets, list[i].Source.NotNets, list[i].Destination.Nets, list[i].Destination.NotNets} {
+			if !seen[s] {
+				seen[s] = true
+				steps += perRange * (len(s.Ranges4()) + len(s.Ranges6()))
+			}
+		}
+	}
+	return steps
 }
 
 // subject returns nil for a failsafe rule, which nobody wrote.
@@ -101,10 +154,10 @@ func (e *examination) subject(r *policy.Rule, d policy.Direction) *subject {
 		s.at = e.entry.at(r.Policy)
 		return s
 	}
-	at := slices.IndexFunc(e.set.Policies, func(p resource.Policy) bool { return p.Name == r.Policy })
+	at, _ := slices.BinarySearchFunc(e.set.Policies, r.Policy, func(p resource.Policy, name string) int { return strings.Compare(p.Name, name) })
 	p := &e.set.Policies[at]
 	s.written = &p.RulesOf(d)[r.Index]
-	s.name, s.at, s.open = ruleName(p, d, r.Index), s.written.At, e.isOpen(s.written)
+	s.name, s.at, s.open = p.RuleName(d, r.Index), s.written.At, e.isOpen(s.written)
 	return s
 }
 
@@ -113,7 +166,7 @@ func (e *examination) profile(p *profile) {
 		rules := p.rules.Of(d)
 		for i := range rules {
 			if s := e.subject(&rules[i], d); s != nil {
-				s.inspect(&rules[i], rules)
+				s.inspect(&rules[i], e.failsafes.Of(d))
 			}
 		}
 		e.direction(p, d)
@@ -142,7 +195,10 @@ func (e *examination) direction(p *profile, d policy.Direction) {
 	if known == written {
 		list, allows = e.appendMirrors(list, p, d)
 	}
-	reach, err := compiler.Reachability(list, compiler.DefaultBudget)
+	if !slices.ContainsFunc(list, func(r policy.Rule) bool { return r.Action != policy.Failsafe }) {
+		return // nobody wrote anything for this direction
+	}
+	reach, err := e.reachability(list)
 	if err != nil {
 		return // Compile's error, which is reported
 	}
@@ -196,15 +252,13 @@ func (e *examination) nameOf(r *policy.Rule, d policy.Direction) string {
 }
 
 // inspect looks at a rule by itself, and at the failsafe rules before it.
-func (s *subject) inspect(r *policy.Rule, list []policy.Rule) {
+func (s *subject) inspect(r *policy.Rule, failsafes []policy.Rule) {
 	switch r.Action {
 	case policy.Allow:
 		s.catchAll = s.catchAll || isCatchAll(r)
 	case policy.Deny:
-		for i := range list {
-			if f := &list[i]; f.Action == policy.Failsafe {
-				s.failsafe = append(s.failsafe, sharedPorts(r, f)...)
-			}
+		for i := range failsafes {
+			s.failsafe = append(s.failsafe, sharedPorts(r, &failsafes[i])...)
 		}
 	}
 }

@@ -37,8 +37,9 @@ func TestWarningsAreTrue(t *testing.T) {
 
 		endpoints := w.endpoints(set)
 		packets := w.packets(endpoints)
+		expander := hostendpoint.NewExpander(set, endpoints)
 		for e := range endpoints {
-			rules, err := hostendpoint.Expand(set, endpoints, &endpoints[e])
+			rules, err := expander.Rules(endpoints[e].Labels)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/policy"
 	"github.com/untracked-cni/untracked/pkg/resource"
@@ -20,9 +21,17 @@ type unit struct {
 	shorthand  policy.Shorthand
 	autoReturn bool
 	failsafes  policy.Rules
+	// budget is what may be spent on all rules, in the steps of [compiler.Reachability].
+	budget int
 
-	sources  map[string][]byte // by what positions call them
+	sources  map[string]*source // by what positions call them
 	findings []Finding
+}
+
+// source is a text that resources are in.
+type source struct {
+	data  []byte
+	lines [][]byte // once they were asked for
 }
 
 // entry is a conf list's, with the text it is written in.
@@ -33,7 +42,7 @@ type entry struct {
 
 // newUnit has the defaults of an entry.
 func newUnit() *unit {
-	u := &unit{sources: map[string][]byte{}, autoReturn: true}
+	u := &unit{sources: map[string]*source{}, autoReturn: true, budget: compiler.DefaultBudget}
 	inbound, _ := policy.ParseFailsafes(policy.DefaultFailsafeInbound) // which is known to be valid
 	outbound, _ := policy.ParseFailsafes(policy.DefaultFailsafeOutbound)
 	u.failsafes = policy.FailsafeRules(inbound, outbound)
@@ -66,13 +75,19 @@ func (u *unit) warn(at resource.Position, code Code, format string, args ...any)
 }
 
 // textAt is the rest of the line from a place on.
-func (u *unit) textAt(at resource.Position) string {
-	lines := bytes.Split(u.sources[at.File], []byte("\n"))
-	if at.Line < 1 || at.Line > len(lines) {
-		return ""
+func (u *unit) textAt(at resource.Position) []byte {
+	s := u.sources[at.File]
+	if s == nil {
+		return nil
 	}
-	line := lines[at.Line-1]
-	return string(line[min(at.Column-1, len(line)):])
+	if s.lines == nil {
+		s.lines = bytes.Split(s.data, []byte("\n"))
+	}
+	if at.Line < 1 || at.Line > len(s.lines) {
+		return nil
+	}
+	line := s.lines[at.Line-1]
+	return line[min(at.Column-1, len(line)):]
 }
 
 // check looks for everything that can be looked for.

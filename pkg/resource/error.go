@@ -54,18 +54,23 @@ func cut(s string, most int) string {
 }
 
 // Errors returns all that an error of this package is made of, in its order.
-func Errors(err error) []*Error {
-	var one *Error
-	var many interface{ Unwrap() []error }
-	switch {
-	case errors.As(err, &many):
-		var out []*Error
+func Errors(err error) []*Error { return Unjoin[*Error](err) }
+
+// Unjoin returns the errors of a type that an error is made of, in the order in which they were joined.
+func Unjoin[E error](err error) []E {
+	type joined interface {
+		error
+		Unwrap() []error
+	}
+	if many, ok := errors.AsType[joined](err); ok {
+		var out []E
 		for _, e := range many.Unwrap() {
-			out = append(out, Errors(e)...)
+			out = append(out, Unjoin[E](e)...)
 		}
 		return out
-	case errors.As(err, &one):
-		return []*Error{one}
+	}
+	if one, ok := errors.AsType[E](err); ok {
+		return []E{one}
 	}
 	return nil
 }

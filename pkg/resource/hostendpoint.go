@@ -13,8 +13,11 @@ import (
 // maxInterface is the kernel's IFNAMSIZ without the terminating zero byte.
 const maxInterface = 15
 
-// hostEndpoint reads a HostEndpoint. Its profiles are checked and not used: no profile is consulted for untracked
-// traffic, in Calico neither.
+// defaultProfile is the one that Calico's own host endpoints have; it gives no labels.
+const defaultProfile = "projectcalico-default-allow"
+
+// hostEndpoint reads a HostEndpoint. A profile's rules are not consulted for untracked traffic, in Calico neither, but
+// its labels are inherited, so that a profile which is not known cannot be left out.
 func (r *Reader) hostEndpoint(o object) {
 	var h HostEndpoint
 	h.Meta = r.resource(o, domainName, func(v value) {
@@ -31,8 +34,11 @@ func (r *Reader) hostEndpoint(o object) {
 			},
 			"profiles": func(v value) {
 				v.set(unlimited, func(v value, s string) {
-					if !isDomain(s) {
+					switch {
+					case !isDomain(s):
 						v.fail("not a profile's name; %s", domainName.want)
+					case s != defaultProfile:
+						v.fail("profiles are not known here, and with it the labels that it gives; want them in metadata.labels, and no profile but %s", defaultProfile)
 					}
 				})
 			},

@@ -27,6 +27,9 @@ func (v value) nets(b *netset.Builder) {
 		return
 	}
 	for i, n := range v.node.Content {
+		if v.full() {
+			return
+		}
 		if !isText(n) { // an alias, or wrong
 			if _, ok := v.element(i).string(); !ok {
 				continue

@@ -77,7 +77,7 @@ func (p *Policy) spec(v value) {
 		"order": func(v value) { p.Order = v.number() },
 		"selector": func(v value) {
 			p.Selector, p.SelectorAt = v.selector(), v.position()
-			v.refuseGlobal()
+			v.refuseGlobal(p.Selector)
 		},
 		"types":      func(v value) { types = true; p.types(v) },
 		"ingress":    func(v value) { p.IngressRules = v.rules() },
@@ -157,9 +157,9 @@ func (v value) inside(offset int) (int, bool) {
 	return at + offset, verbatim
 }
 
-// refuseGlobal is for the selectors that must not be about namespaces.
-func (v value) refuseGlobal() {
-	if strings.Contains(v.scalar(), "global(") {
+// refuseGlobal is for the selectors that must not be about namespaces. s is nil for one that is wrong, or none.
+func (v value) refuseGlobal(s *selector.Selector) {
+	if s != nil && s.UsesGlobal() {
 		v.fail("global() is for namespaceSelector; want it left out, or all()")
 	}
 }

@@ -203,7 +203,7 @@ func TestEveryField(t *testing.T) {
 			},
 			EgressRules: []Rule{{
 				At: at(42, 5), Action: policy.Allow, IPVersion: 6, Protocol: pointer[uint8](policy.UDP),
-				Source:      Entity{Selector: mustSelect(t, "all()"), SelectorAt: at(42, 63)},
+				Source:      Entity{Selector: mustSelect(t, "global()"), SelectorAt: at(42, 63)},
 				Destination: Entity{NotNets: prefixes("fd00::/8")},
 			}},
 		}},

@@ -9,8 +9,9 @@
 //
 // It differs from Calico where that is of use, or spares a surprise:
 //   - interfaceName may be any glob, such as eth*, and not only "*";
-//   - a HostEndpoint's profiles are checked and not used: no profile is consulted for untracked traffic, in Calico
-//     neither. Nor is a Tier's defaultAction: an untracked tier ends with Pass;
+//   - a HostEndpoint may have no profile but projectcalico-default-allow: the labels that others give are not known. Rules
+//     of profiles have no say in untracked traffic, in Calico neither. Nor has a Tier's defaultAction: an untracked tier
+//     ends with Pass;
 //   - of a rule's namespaceSelector only global() is known, and says that the address must be one that selectors know;
 //   - names of protocols are read in any case;
 //   - 1000-2000 is no port, where Calico takes it for a name that nothing can have;
@@ -25,6 +26,7 @@ package resource
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
@@ -97,6 +99,11 @@ func (p *Policy) RulesOf(d policy.Direction) []Rule {
 	return nil
 }
 
+// RuleName is how messages call a rule of the policy.
+func (p *Policy) RuleName(d policy.Direction, index int) string {
+	return fmt.Sprintf("policy %s, %s rule %d", p.Name, d, index)
+}
+
 // Rule is one entry of spec.ingress or spec.egress.
 type Rule struct {
 	At     Position
@@ -108,12 +115,19 @@ type Rule struct {
 	Source, Destination   Entity
 }
 
+// Sides are the source and the destination, with their names.
+func (r *Rule) Sides() iter.Seq2[string, *Entity] {
+	return func(yield func(string, *Entity) bool) {
+		_ = yield("source", &r.Source) && yield("destination", &r.Destination)
+	}
+}
+
 // Entity is one side of a rule: everything given must hold.
 type Entity struct {
 	// Nets and NotNets are nil where not given.
 	Nets, NotNets []netip.Prefix
 	// Selector and NotSelector choose host endpoints and network sets, whose addresses they stand for; nil where not
-	// given, or empty. SelectorAt and NotSelectorAt are their places.
+	// given, or empty. SelectorAt and NotSelectorAt are their places. A namespaceSelector alone is the Selector global().
 	Selector, NotSelector     *selector.Selector
 	SelectorAt, NotSelectorAt Position
 	// Ports and NotPorts are nil where not given.

@@ -138,11 +138,14 @@ func (v value) icmp() *policy.ICMPMatch {
 func (r *ruleReader) entity(v value, e *Entity) {
 	var namespaces value
 	v.fields(map[string]func(value){
-		"nets":        func(v value) { e.Nets = r.nets(v, false) },
-		"notNets":     func(v value) { e.NotNets = r.nets(v, true) },
-		"ports":       func(v value) { e.Ports = v.ports() },
-		"notPorts":    func(v value) { e.NotPorts = v.ports() },
-		"selector":    func(v value) { e.Selector, e.SelectorAt = v.optionalSelector(); v.refuseGlobal() },
+		"nets":     func(v value) { e.Nets = r.nets(v, false) },
+		"notNets":  func(v value) { e.NotNets = r.nets(v, true) },
+		"ports":    func(v value) { e.Ports = v.ports() },
+		"notPorts": func(v value) { e.NotPorts = v.ports() },
+		"selector": func(v value) {
+			e.Selector, e.SelectorAt = v.optionalSelector()
+			v.refuseGlobal(e.Selector)
+		},
 		"notSelector": func(v value) { e.NotSelector, e.NotSelectorAt = v.optionalSelector() },
 		"namespaceSelector": func(v value) {
 			if s, ok := v.string(); ok && s != "" {
@@ -158,7 +161,7 @@ func (r *ruleReader) entity(v value, e *Entity) {
 	// Calico ANDs global() to the selector. All that can be selected here is of no namespace, so that only its being a
 	// selector is left of it: the address must be that of something known.
 	if namespaces.source != nil && e.Selector == nil {
-		e.Selector, _ = selector.Parse("all()")
+		e.Selector, _ = selector.Parse("global()")
 		e.SelectorAt = namespaces.position()
 	}
 }

@@ -17,6 +17,8 @@ type text struct {
 	at   Position // of the first byte; Line is 0 at a file's start
 	// lines has where the lines begin that the YAML library counts.
 	lines []line
+	// last is the place that was asked for last. The next one is mostly near it, while a line may be the whole text.
+	last struct{ line, column, offset int }
 }
 
 type line struct {
@@ -27,6 +29,7 @@ type line struct {
 
 func newText(data []byte, at Position) *text {
 	t := &text{data: data, at: at, lines: []line{{number: 1}}}
+	t.last.line, t.last.column = 1, 1
 	current := line{number: 1}
 	for i := 0; i < len(data); i++ {
 		switch data[i] {
@@ -59,11 +62,20 @@ func (t *text) offset(lineNumber, column int) int {
 	if lineNumber > len(t.lines) {
 		return len(t.data)
 	}
-	at := t.lines[max(lineNumber, 1)-1].start
-	for ; column > 1 && at < len(t.data); column-- {
+	lineNumber, column = max(lineNumber, 1), max(column, 1)
+	at, from := t.lines[lineNumber-1].start, 1
+	if t.last.line == lineNumber && t.last.column < 2*column {
+		at, from = t.last.offset, t.last.column
+	}
+	for ; from > column; from-- {
+		_, size := utf8.DecodeLastRune(t.data[:at])
+		at -= size
+	}
+	for ; from < column && at < len(t.data); from++ {
 		_, size := utf8.DecodeRune(t.data[at:])
 		at += size
 	}
+	t.last.line, t.last.column, t.last.offset = lineNumber, from, at
 	return at
 }
 

@@ -25,12 +25,15 @@ type source struct {
 // minBudget is plenty for what people write, and a fraction of a second's work.
 const minBudget = 1 << 18
 
+// full reports whether there are so many errors that no more are collected.
+func (s *source) full() bool { return len(s.reader.errs) > maxErrors }
+
 // fail collects an error, unless there are too many already.
 func (s *source) fail(offset int, object, path, value, problem string) {
-	switch n := len(s.reader.errs); {
-	case n > maxErrors:
+	switch {
+	case s.full():
 		return
-	case n == maxErrors:
+	case len(s.reader.errs) == maxErrors:
 		object, path, value, problem = "", "", "", fmt.Sprintf("more than %d problems; those behind this place are not listed", maxErrors)
 	}
 	s.reader.errs = append(s.reader.errs, &Error{
@@ -83,7 +86,9 @@ func (v value) position() Position { return v.text.position(v.offset()) }
 
 // fail says what is wrong with the value.
 func (v value) fail(format string, args ...any) {
-	v.failAt(v.offset(), format, args...)
+	if !v.full() { // then its place need not be found
+		v.failAt(v.offset(), format, args...)
+	}
 }
 
 func (v value) failAt(offset int, format string, args ...any) {
@@ -165,7 +170,7 @@ func (v value) members() ([]member, bool) {
 	}
 	out := make([]member, 0, len(v.node.Content)/2)
 	seen := make(map[string]*yaml.Node, len(v.node.Content)/2)
-	for i := 0; i+1 < len(v.node.Content); i += 2 {
+	for i := 0; i+1 < len(v.node.Content) && !v.full(); i += 2 {
 		key := v.to(v.node.Content[i], v.path)
 		if key.node.Kind != yaml.ScalarNode {
 			key.fail("%s for a key; want a field's name", key.what())
@@ -257,7 +262,7 @@ const unlimited = math.MaxInt
 func (v value) list(limit int, read func(value)) {
 	if v.isList(limit) {
 		for i := range v.node.Content {
-			if v.budget < 0 {
+			if v.budget < 0 || v.full() {
 				return
 			}
 			read(v.element(i))
