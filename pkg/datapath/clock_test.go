@@ -6,30 +6,58 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/untracked-cni/untracked/pkg/packet/packettest"
 )
+
+// window is a clock, and between which times it was read. The coarse clock goes on when jiffies do, so that a late tick
+// makes no difference.
+type window struct {
+	clock
+	from, to    time.Time
+	least, most time.Duration // by the coarse clock
+}
+
+func readWindow(t *testing.T) (w window) {
+	t.Helper()
+	coarse := func() time.Duration {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(now.Nano())
+	}
+	var err error
+	w.from, w.least = time.Now(), coarse()
+	w.clock, err = readClock()
+	w.to, w.most = time.Now(), coarse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.now.Before(w.from) || w.now.After(w.to) {
+		t.Errorf("it is %s, want between %s and %s", w.now, w.from, w.to)
+	}
+	return w
+}
 
 // Jiffies pass as time does.
 func TestClock(t *testing.T) {
 	requireRoot(t)
-	before, err := readClock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := readWindow(t)
 	if before.tick < time.Second/1000 || before.tick > time.Second/24 {
 		t.Errorf("a tick of %s, want one of HZ 24 to 1000", before.tick)
 	}
 	time.Sleep(300 * time.Millisecond)
-	after, err := readClock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	after := readWindow(t)
 	passed := time.Duration(after.jiffies-before.jiffies) * before.tick
-	if off := (passed - after.now.Sub(before.now)).Abs(); off > 100*time.Millisecond {
-		t.Errorf("%s by jiffies in %s", passed, after.now.Sub(before.now))
+	// Each end may be seen in the middle of a tick.
+	least, most := after.least-before.most-2*before.tick, after.most-before.least+2*before.tick
+	if passed < least || passed > most {
+		t.Errorf("%s by jiffies, want %s to %s", passed, least, most)
 	}
-	if got := after.time(before.jiffies).Sub(before.now).Abs(); got > 100*time.Millisecond {
-		t.Errorf("the jiffies of the first look are told %s off its time", got)
+	if got := after.time(before.jiffies); !got.Equal(after.now.Add(-passed)) {
+		t.Errorf("the jiffies of the first look were those of %s, want %s before %s", got, passed, after.now)
 	}
 	if got := before.time(before.after(time.Hour)).Sub(before.now); got < time.Hour || got > time.Hour+before.tick {
 		t.Errorf("an hour ahead is %s ahead", got)

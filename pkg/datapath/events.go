@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -26,7 +27,7 @@ const (
 	monitorPin = "monitor"
 )
 
-// The maps of reports, as bpf/event.h declares them.
+// The maps of events, as bpf/event.h declares them.
 var (
 	eventsSpec  = ebpf.MapSpec{Name: eventsName, Type: ebpf.RingBuf, MaxEntries: 256 << 10}
 	monitorSpec = ebpf.MapSpec{Name: monitorName, Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}
@@ -45,19 +46,23 @@ type Event struct {
 	Packet policy.Packet
 	// Bytes is its length, IP header included.
 	Bytes int
-	// Suppressed is how many packets its interface and CPU have left out since their last event.
+	// Suppressed is how many packets its interface and CPU have left out since their last event for this listener.
 	Suppressed uint64
 }
 
-// Events is a listener to what Log rules report. Programs report while one keeps them at it, at most a burst of 100
-// and then 100 a second from each interface and CPU. Of two listeners, each event reaches one.
+// Events is a listener to packets that Log rules match. Programs send events while it renews its lease, at most a
+// burst of 100 and then 100 a second from each interface and CPU.
+//
+// There may be one listener at a time, and callers have to see to that: the ring buffer has one reading position, and
+// all programs one lease. Two would read some events twice and others never, and the first to close would end both.
 type Events struct {
 	events, monitor *ebpf.Map
 	reader          *ringbuf.Reader
 }
 
-// Events opens the reports of all interfaces; what nobody read before is forgotten. The error wraps fs.ErrNotExist
-// where no rule logs. The caller closes it.
+// Events listens to all interfaces; what an earlier listener that was killed has left unread or uncounted is forgotten.
+// The error wraps fs.ErrNotExist where no rule logs. The caller is in the network namespace of the interfaces, and
+// closes it.
 func (p *Pins) Events() (_ *Events, err error) {
 	e := &Events{}
 	defer func() {
@@ -74,6 +79,9 @@ func (p *Pins) Events() (_ *Events, err error) {
 	if e.reader, err = ringbuf.NewReader(e.events); err != nil {
 		return nil, fmt.Errorf("read pinned %s: %w", eventsPin, err)
 	}
+	if err = e.listen(0); err != nil {
+		return nil, err
+	}
 	e.reader.SetDeadline(time.Unix(1, 0)) // long ago: read what is there
 	for err == nil {
 		_, err = e.reader.Read()
@@ -82,11 +90,14 @@ func (p *Pins) Events() (_ *Events, err error) {
 		return nil, fmt.Errorf("read pinned %s: %w", eventsPin, err)
 	}
 	e.reader.SetDeadline(time.Time{})
+	if err = p.forgetSuppressed(); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 
-// Keep has the programs report until d from now. A listener repeats it, well before d is over.
-func (e *Events) Keep(d time.Duration) error {
+// Renew has the programs send events until d from now. A listener repeats it, well before d is over.
+func (e *Events) Renew(d time.Duration) error {
 	c, err := readClock()
 	if err != nil {
 		return err
@@ -94,7 +105,7 @@ func (e *Events) Keep(d time.Duration) error {
 	return e.listen(c.after(d))
 }
 
-// listen has the programs report until the jiffies are as given.
+// listen has the programs send events until the jiffies are as given.
 func (e *Events) listen(until uint64) error {
 	if err := e.monitor.Put(uint32(0), until); err != nil {
 		return fmt.Errorf("ask for events: %w", err)
@@ -121,7 +132,7 @@ func (e *Events) Read(ctx context.Context) (Event, error) {
 	}
 }
 
-// Close ends the reports. Where there is another listener, they go on with its next Keep.
+// Close ends the lease.
 func (e *Events) Close() error { return errors.Join(e.listen(0), e.close()) }
 
 func (e *Events) close() error {
@@ -179,27 +190,40 @@ func decodePacket(raw *bpf.UntrackedEvent) policy.Packet {
 func (p *Pins) events() string  { return filepath.Join(p.dir, eventsPin) }
 func (p *Pins) monitor() string { return filepath.Join(p.dir, monitorPin) }
 
-// createEvents opens the pinned maps of reports, or makes and pins them. What another version has left in another
-// shape is replaced; the programs that still report there do so unheard, until their interface's next generation.
+// EventsInode tells the maps of events from those that took their place, 0 where there are none.
+func (p *Pins) EventsInode() uint64 {
+	info, err := os.Stat(p.events())
+	if err != nil {
+		return 0
+	}
+	return info.Sys().(*syscall.Stat_t).Ino
+}
+
+// createEvents opens the pinned maps of events, or makes and pins them. The error wraps ErrNotPinned.
 func (p *Pins) createEvents() (events, monitor *ebpf.Map, err error) {
 	if events, err = createPinned(&eventsSpec, p.events()); err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", ErrNotPinned, err)
 	}
 	if monitor, err = createPinned(&monitorSpec, p.monitor()); err != nil {
 		events.Close()
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", ErrNotPinned, err)
 	}
 	return events, monitor, nil
 }
 
+// createPinned replaces a map only if another version has left it in another shape: the programs that still have that
+// one send their events unheard, until their interface's next generation.
 func createPinned(spec *ebpf.MapSpec, path string) (*ebpf.Map, error) {
-	if m, err := ebpf.LoadPinnedMap(path, nil); err == nil {
-		if spec.Compatible(m) == nil {
-			return m, nil
-		}
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	switch {
+	case err == nil && spec.Compatible(m) == nil:
+		return m, nil
+	case err == nil:
 		m.Close()
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("open pinned %s: %w", filepath.Base(path), err)
 	}
-	m, err := newMap(spec)
+	m, err = newMap(spec)
 	if err != nil {
 		return nil, err
 	}

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
+	"github.com/untracked-cni/untracked/bpf"
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/packet"
 	"github.com/untracked-cni/untracked/pkg/packet/packettest"
@@ -49,7 +52,7 @@ func readEvent(t testing.TB, e *Events) Event {
 	return event
 }
 
-// wantSilence wants nothing to have been reported since the last read.
+// wantSilence wants no event since the last read.
 func wantSilence(t testing.TB, when string, e *Events) {
 	t.Helper()
 	if n := e.reader.AvailableBytes(); n != 0 {
@@ -72,7 +75,7 @@ func TestEvents(t *testing.T) {
 			b.wantRule(2, 3)
 			wantSilence(t, "nobody has asked", e)
 
-			b.must(e.Keep(time.Hour))
+			b.must(e.Renew(time.Hour))
 			start := time.Now()
 			b.send(700, 2)
 			for range 2 {
@@ -100,11 +103,11 @@ func TestEvents(t *testing.T) {
 				t.Errorf("logged and not decided: %+v", got)
 			}
 
-			b.must(e.Keep(-time.Hour)) // a listener that died an hour ago
+			b.must(e.Renew(-time.Hour)) // a listener that died an hour ago
 			b.send(700, 3)
 			b.wantRule(0, 8)
 			wantSilence(t, "the time is over", e)
-			b.must(e.Keep(time.Hour))
+			b.must(e.Renew(time.Hour))
 			b.must(e.Close())
 			again := b.events()
 			b.send(700, 3)
@@ -126,12 +129,12 @@ func TestEventsContext(t *testing.T) {
 		}
 		cancel()
 	}
-	b.must(e.Keep(time.Hour))
+	b.must(e.Renew(time.Hour))
 	b.send(700, 1)
 	readEvent(t, e)
 }
 
-// The maps of reports are made for the first list that logs, go on through generations and go with the last.
+// The maps of events are made for the first list that logs, go on through generations and go with the last.
 func TestEventsPins(t *testing.T) {
 	b := newBench(t)
 	plain, logs := udpRule(policy.Allow, 700), udpRule(policy.Log, 700)
@@ -147,10 +150,10 @@ func TestEventsPins(t *testing.T) {
 	e := b.events()
 	b.install(3, Native, logs, plain)
 	b.in(func() error { return b.pins.Prune(map[int]uint64{b.target.Index: 3}, true) })
-	b.must(e.Keep(time.Hour))
+	b.must(e.Renew(time.Hour))
 	b.send(700, 1)
 	if got := readEvent(t, e); got.Generation != 3 || got.Decision.Rule != 1 || got.Log != 0 {
-		t.Errorf("the next generation reports elsewhere: %+v", got)
+		t.Errorf("the next generation sends its events elsewhere: %+v", got)
 	}
 	b.prune(map[int]uint64{b.target.Index: 3})
 	missing("pruned")
@@ -163,14 +166,100 @@ func TestEventsPins(t *testing.T) {
 	b.must(pinMap(other, b.pins.monitor()))
 	b.install(4, Native, logs)
 	e = b.events()
-	b.must(e.Keep(time.Hour))
+	b.must(e.Renew(time.Hour))
 	b.send(700, 1)
 	readEvent(t, e)
 	b.in(b.pins.Remove)
 	missing("removed")
 }
 
-// reporter is a program with maps for its reports.
+// What cannot be opened is not replaced: other interfaces may send their events there.
+func TestEventsPinsUnreadable(t *testing.T) {
+	b := newBench(t)
+	image, err := compiler.Compile(nil)
+	b.must(err)
+	program, err := LoadProgram(Mark, ProgramOptions{MarkBit: testMark})
+	b.must(err)
+	defer program.Close()
+	for _, path := range []string{b.pins.events(), b.pins.monitor()} {
+		b.must(program.Pin(path)) // which no open of a map can take
+		g := b.pins.NewGeneration(1, testMark)
+		tables, err := g.Tables(logAll(nil), image)
+		b.must(err)
+		b.in(func() error {
+			_, _, err = g.Install(b.target, []Mode{Native}, tables)
+			return nil
+		})
+		if !errors.Is(err, ErrNotPinned) || !strings.Contains(err.Error(), "open pinned "+filepath.Base(path)) {
+			t.Errorf("%s cannot be opened: %v, want %v and its name", path, err, ErrNotPinned)
+		}
+		b.must(g.Close())
+		still, err := ebpf.LoadPinnedProgram(path, nil)
+		b.must(err)
+		b.must(still.Close())
+		b.must(program.Unpin())
+	}
+	if h := b.hooks(); !h.None() {
+		t.Errorf("%+v is attached", h)
+	}
+}
+
+// What was left out for one listener is no loss of the next.
+func TestEventsForgetSuppressed(t *testing.T) {
+	const flood, few = 1000, 50 // more and less than a burst
+	for name, mode := range map[string]Mode{"xdp": Native, "tcx": Classifier, "clsact": Classifier} {
+		t.Run(name, func(t *testing.T) {
+			if name == "clsact" {
+				withoutTCX(t)
+			}
+			b := newBench(t)
+			a := b.install(1, mode, udpRule(policy.Log, 700))
+			listen := func() (e *Events) {
+				b.in(func() (err error) {
+					e, err = b.pins.Events()
+					return err
+				})
+				b.Cleanup(func() { e.Close() })
+				b.must(e.Renew(time.Hour))
+				return e
+			}
+			budgets := func() (suppressed uint64, lastSpent time.Duration) {
+				m, err := openBudget(ebpf.ProgramID(a.Program()))
+				b.must(err)
+				defer m.Close()
+				var perCPU []bpf.UntrackedBudget
+				b.must(m.Lookup(uint32(0), &perCPU))
+				for _, c := range perCPU {
+					suppressed += c.Suppressed
+					lastSpent = max(lastSpent, time.Duration(c.Spent))
+				}
+				return suppressed, lastSpent
+			}
+			listen() // and be killed
+			b.send(700, flood)
+			b.wantRule(0, flood)
+			before, spent := budgets()
+			if before == 0 {
+				t.Fatalf("of %d packets at once none was left out", flood)
+			}
+			e := listen()
+			if left, stays := budgets(); left != 0 || stays != spent {
+				t.Errorf("%d packets are still told as left out, and the budget is spent until %s, want 0 and %s", left, stays, spent)
+			}
+			time.Sleep(time.Second) // until there is a whole burst again
+			b.send(700, few)
+			for range few {
+				if got := readEvent(t, e); got.Suppressed != 0 {
+					t.Errorf("%d packets were left out before an event, want 0", got.Suppressed)
+				}
+			}
+			b.wantRule(0, flood+few)
+			wantSilence(t, "the first listener's events are forgotten", e)
+		})
+	}
+}
+
+// reporter is a program with maps for its events.
 type reporter struct {
 	*loaded
 	events *Events
@@ -191,7 +280,7 @@ func newReporter(t testing.TB, rules []policy.Rule, trace bool) *reporter {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.events.Close() })
-	if err := r.events.Keep(time.Hour); err != nil {
+	if err := r.events.Renew(time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	r.reload(t, rules, trace)
@@ -323,8 +412,8 @@ func TestEventsFullRing(t *testing.T) {
 	}
 }
 
-// Who is asked and not attached reports nothing.
-func TestTraceReportsNothing(t *testing.T) {
+// A program that is asked and not attached sends nothing.
+func TestTraceSendsNothing(t *testing.T) {
 	r := newReporter(t, logAll(packettest.Rules()), true)
 	for _, f := range packettest.Fixtures() {
 		if _, err := Decide(r.Program, f.Frame); err != nil {
@@ -380,7 +469,7 @@ func TestMapsOfPrograms(t *testing.T) {
 	logging := append(slices.Clone(plain), budgetMap, eventsName, monitorName)
 	slices.Sort(logging)
 	if got := maps(newReporter(t, logAll(nil), false).Program); !slices.Equal(got, logging) {
-		t.Errorf("a program that reports has the maps %v, want %v", got, logging)
+		t.Errorf("a program that sends events has the maps %v, want %v", got, logging)
 	}
 }
 

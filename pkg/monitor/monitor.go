@@ -2,9 +2,9 @@
 
 // Package monitor tells, live and in order of time, which packets Log rules matched and what became of them.
 //
-// Arriving packets are reported by the programs, with the verdict. Leaving ones are reported by nftables, which knows
-// only that a rule matched: their verdict is what [policy.Evaluate] says of the packet. Both are sampled where they
-// come from. The package asks for nothing itself: sources and rules are handed to it.
+// Of packets that arrive, the programs tell the verdict. Of those that local sockets send, nftables tells only that a
+// rule matched: their verdict is what [policy.Evaluate] says of the packet. Both are sampled where they come from. The
+// package opens nothing itself: sources and rules are handed to it.
 package monitor
 
 import (
@@ -18,44 +18,45 @@ import (
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// Arriving is a source of packets that arrive, such as *datapath.Events. It sends while Keep asks it to.
-type Arriving interface {
-	Keep(d time.Duration) error
+// Ingress is a source of packets that arrive, such as *datapath.Events. It sends while Renew asks it to. Its times have
+// a monotonic reading.
+type Ingress interface {
+	Renew(d time.Duration) error
 	Read(ctx context.Context) (datapath.Event, error)
 }
 
-// Leaving is a source of packets that local sockets send, such as a *nflog.Reader of nft.LogGroup.
-type Leaving interface {
+// Egress is a source of packets that local sockets send, such as a *nflog.Reader of nft.LogGroup. Its times have a
+// monotonic reading.
+type Egress interface {
 	Read(ctx context.Context) (*nflog.Message, error)
 }
 
-// Rules returns the list of one interface and direction that was in force at a generation, 0 being the one that is
-// now. It returns nil where there is none. To return the same slice for the same list saves work.
-type Rules func(ifindex int, name string, direction policy.Direction, generation uint64) []policy.Rule
+// Rules returns the name of an interface, empty if it is not known, and the list of one direction that was in force
+// there at a generation, 0 being the one that is now, or nil. To return the same slice for the same list saves work.
+type Rules func(ifindex int, direction policy.Direction, generation uint64) (name string, rules []policy.Rule)
 
 // Monitor merges two sources. One that is nil is left out.
 type Monitor struct {
-	Arriving Arriving
-	Leaving  Leaving
-	Rules    Rules
+	Ingress Ingress
+	Egress  Egress
+	Rules   Rules
 
-	// ids are those of the lists of packets that leave.
+	// ids are those of the egress lists, by interface.
 	ids map[int]identified
 	// missed counts what of them was lost since the last one that was shown.
 	missed uint64
 }
 
 const (
-	// lease is for how long a monitor that is killed leaves the programs reporting. It is renewed more often.
+	// lease is for how long the programs go on sending when a monitor is killed. It is renewed more often.
 	lease   = 5 * time.Second
 	renewal = lease / 5
 	// hold is for how long an event waits for earlier ones of the other source.
 	hold = 50 * time.Millisecond
 )
 
-// Run calls each for every event, in the goroutine and the network namespace of its caller, until the context ends,
-// a source fails or each returns an error. It returns nil in the first case, else the error. The caller closes the
-// sources.
+// Run calls each for every event, in the goroutine of its caller, until the context ends, a source fails or each
+// returns an error. It returns nil in the first case, else the error. The caller closes the sources.
 func (m *Monitor) Run(ctx context.Context, each func(*Event) error) error {
 	var readers sync.WaitGroup
 	defer readers.Wait()
@@ -66,16 +67,16 @@ func (m *Monitor) Run(ctx context.Context, each func(*Event) error) error {
 	start := func(run func(context.Context) error) {
 		readers.Go(func() { failed <- run(ctx) })
 	}
-	arriving, leaving := make(chan datapath.Event), make(chan *nflog.Message)
-	if m.Arriving != nil {
-		if err := m.Arriving.Keep(lease); err != nil {
+	ingress, egress := make(chan datapath.Event), make(chan *nflog.Message)
+	if m.Ingress != nil {
+		if err := m.Ingress.Renew(lease); err != nil {
 			return err
 		}
-		start(m.keep)
-		start(func(ctx context.Context) error { return pump(ctx, m.Arriving.Read, arriving) })
+		start(m.renew)
+		start(func(ctx context.Context) error { return pump(ctx, m.Ingress.Read, ingress) })
 	}
-	if m.Leaving != nil {
-		start(func(ctx context.Context) error { return pump(ctx, m.Leaving.Read, leaving) })
+	if m.Egress != nil {
+		start(func(ctx context.Context) error { return pump(ctx, m.Egress.Read, egress) })
 	}
 
 	var waiting queue
@@ -85,10 +86,10 @@ func (m *Monitor) Run(ctx context.Context, each func(*Event) error) error {
 		var end error
 		ended := false
 		select {
-		case e := <-arriving:
-			waiting.add(m.arrived(&e))
-		case message := <-leaving:
-			if e := m.left(message); e != nil {
+		case e := <-ingress:
+			waiting.add(m.ingressEvent(&e))
+		case message := <-egress:
+			if e := m.egressEvent(message); e != nil {
 				waiting.add(e)
 			}
 		case <-timer.C:
@@ -114,15 +115,15 @@ func (m *Monitor) Run(ctx context.Context, each func(*Event) error) error {
 	}
 }
 
-// keep asks for packets that arrive, again and again.
-func (m *Monitor) keep(ctx context.Context) error {
+// renew keeps the lease of the programs.
+func (m *Monitor) renew(ctx context.Context) error {
 	for {
 		select {
 		case <-time.After(renewal):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := m.Arriving.Keep(lease); err != nil {
+		if err := m.Ingress.Renew(lease); err != nil {
 			return err
 		}
 	}

@@ -26,17 +26,17 @@ type fake[T any] struct {
 	next chan T
 	fail chan error
 
-	mu   sync.Mutex
-	kept []time.Time
-	deny error
+	mu      sync.Mutex
+	renewed []time.Time
+	deny    error
 }
 
 func newFake[T any]() *fake[T] { return &fake[T]{next: make(chan T, 100), fail: make(chan error, 1)} }
 
-func (f *fake[T]) Keep(d time.Duration) error {
+func (f *fake[T]) Renew(d time.Duration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.kept = append(f.kept, time.Now().Add(d))
+	f.renewed = append(f.renewed, time.Now().Add(d))
 	return f.deny
 }
 
@@ -59,19 +59,19 @@ func (f *fake[T]) Read(ctx context.Context) (v T, err error) {
 
 // stage is a monitor of two fakes, and what it has told. It runs in a bubble of synctest.
 type stage struct {
-	arriving *fake[datapath.Event]
-	leaving  *fake[*nflog.Message]
-	begin    time.Time
-	cancel   func()
-	done     chan error
+	ingress *fake[datapath.Event]
+	egress  *fake[*nflog.Message]
+	begin   time.Time
+	cancel  func()
+	done    chan error
 
 	mu     sync.Mutex
 	events []*Event
 	asked  []string
 }
 
-// egress has two Log rules, one behind the other for port 53.
-var egress = []policy.Rule{
+// egressRules has two Log rules, one behind the other for port 53.
+var egressRules = []policy.Rule{
 	{Policy: "e", Index: 0, Action: policy.Log, Destination: policy.Entity{Ports: []policy.PortRange{{First: 53, Last: 53}}}},
 	{Policy: "e", Index: 1, Action: policy.Log},
 	{Policy: "e", Index: 2, Action: policy.Allow, Destination: policy.Entity{Ports: []policy.PortRange{{First: 53, Last: 53}}}},
@@ -80,17 +80,20 @@ var egress = []policy.Rule{
 func start(t *testing.T, each func(*Event) error) *stage {
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &stage{
-		arriving: newFake[datapath.Event](), leaving: newFake[*nflog.Message](),
+		ingress: newFake[datapath.Event](), egress: newFake[*nflog.Message](),
 		begin: time.Now(), cancel: cancel, done: make(chan error, 1),
 	}
-	m := &Monitor{Arriving: s.arriving, Leaving: s.leaving, Rules: func(index int, name string, d policy.Direction, generation uint64) []policy.Rule {
+	m := &Monitor{Ingress: s.ingress, Egress: s.egress, Rules: func(index int, d policy.Direction, generation uint64) (string, []policy.Rule) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.asked = append(s.asked, fmt.Sprintf("%d %s %s %d", index, name, d, generation))
-		if d == policy.Egress {
-			return egress
+		s.asked = append(s.asked, fmt.Sprintf("%d %s %d", index, d, generation))
+		switch {
+		case index != 1:
+			return "", nil
+		case d == policy.Egress:
+			return "lo", egressRules
 		}
-		return blocklist
+		return "lo", blocklist
 	}}
 	go func() {
 		s.done <- m.Run(ctx, func(e *Event) error {
@@ -107,9 +110,9 @@ func start(t *testing.T, each func(*Event) error) *stage {
 	return s
 }
 
-// arrive and leave report packets of some milliseconds from the beginning.
+// arrive and leave are events of packets of some milliseconds from the beginning.
 func (s *stage) arrive(ms int, suppressed uint64) {
-	s.arriving.next <- datapath.Event{
+	s.ingress.next <- datapath.Event{
 		Time: s.at(ms), Ifindex: 1, Generation: 7, Log: 1, Bytes: ms, Suppressed: suppressed,
 		Decision: policy.Decision{Verdict: policy.Denied, By: policy.ByRule, Rule: 2, Logged: true},
 		Packet:   policy.Packet{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Protocol: 47},
@@ -117,7 +120,7 @@ func (s *stage) arrive(ms int, suppressed uint64) {
 }
 
 func (s *stage) leave(ms int, rule int, port uint16, lost uint32) {
-	s.leaving.next <- message(s.at(ms), nft.LogPrefix(policy.IDs(egress)[rule]), port, lost)
+	s.egress.next <- message(s.at(ms), nft.LogPrefix(policy.IDs(egressRules)[rule]), port, lost)
 }
 
 func message(at time.Time, prefix string, port uint16, lost uint32) *nflog.Message {
@@ -178,7 +181,7 @@ func TestOrder(t *testing.T) {
 		s.arrive(3, 0) // later than can be waited for
 		s.expect(t, "an hour late", "3 "+denied+", 3 bytes, missed 0")
 		slices.Sort(s.asked)
-		if diff := cmp.Diff([]string{"1 lo egress 0", "1 lo ingress 7"}, slices.Compact(s.asked)); diff != "" {
+		if diff := cmp.Diff([]string{"1 egress 0", "1 ingress 7"}, slices.Compact(s.asked)); diff != "" {
 			t.Errorf("rules that were asked for (-want +got):\n%s", diff)
 		}
 
@@ -200,11 +203,11 @@ func TestFirstLog(t *testing.T) {
 		s.leave(0, 1, 53, 3)
 		s.leave(1, 1, 99, 2)
 		s.leave(2, 0, 99, 0) // no rule of this list would have sent it
-		s.leaving.next <- message(s.at(3), "of somebody else", 53, 0)
-		s.leaving.next <- message(s.at(3), nft.LogPrefix(42), 53, 0) // a rule of an earlier list
-		garbage := message(s.at(3), nft.LogPrefix(policy.IDs(egress)[1]), 99, 0)
+		s.egress.next <- message(s.at(3), "of somebody else", 53, 0)
+		s.egress.next <- message(s.at(3), nft.LogPrefix(42), 53, 0) // a rule of an earlier list
+		garbage := message(s.at(3), nft.LogPrefix(policy.IDs(egressRules)[1]), 99, 0)
 		garbage.Packet = garbage.Packet[:19]
-		s.leaving.next <- garbage
+		s.egress.next <- garbage
 		s.leave(4, 1, 99, 1)
 		s.leave(5, 1, 99, 0)
 		s.arrive(6, 5)
@@ -217,15 +220,32 @@ func TestFirstLog(t *testing.T) {
 	})
 }
 
-// TestKeep: the programs are asked again before they would stop.
-func TestKeep(t *testing.T) {
+// TestUnknownInterface: a packet that arrived where there is no policy any more is told; what became of one that left
+// nobody can tell.
+func TestUnknownInterface(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, nil)
+		left := message(s.at(0), nft.LogPrefix(policy.IDs(egressRules)[0]), 53, 0)
+		left.Out = 2
+		s.egress.next <- left
+		s.ingress.next <- datapath.Event{Time: s.at(1), Ifindex: 2, Decision: policy.Decision{Verdict: policy.Untracked, By: policy.ByRule, Rule: 2}}
+		s.leave(2, 0, 53, 0)
+		time.Sleep(time.Second)
+		s.expect(t, "events", "1 ifindex-2 ingress untracked <nil> by <nil> port 0, 0 bytes, missed 0", "2 "+untracked+", missed 1")
+		s.cancel()
+		<-s.done
+	})
+}
+
+// TestRenew: the programs are asked again before they would stop.
+func TestRenew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, nil)
 		time.Sleep(10 * lease)
 		s.cancel()
 		<-s.done
 		until := s.begin
-		for i, k := range s.arriving.kept {
+		for i, k := range s.ingress.renewed {
 			asked := k.Add(-lease)
 			if asked.After(until) {
 				t.Errorf("request %d came %v too late", i, asked.Sub(until))
@@ -233,7 +253,7 @@ func TestKeep(t *testing.T) {
 			until = k
 		}
 		if until.Before(time.Now()) {
-			t.Errorf("kept until %v, now it is %v", until, time.Now())
+			t.Errorf("renewed until %v, now it is %v", until, time.Now())
 		}
 	})
 }
@@ -245,9 +265,9 @@ func TestFailures(t *testing.T) {
 		fails func(*stage)
 		each  func(*Event) error
 	}{
-		{"arriving", func(s *stage) { s.arriving.fail <- broken }, nil},
-		{"leaving", func(s *stage) { s.leaving.fail <- broken }, nil},
-		{"keep", func(s *stage) { s.arriving.refuse(broken) }, nil},
+		{"ingress", func(s *stage) { s.ingress.fail <- broken }, nil},
+		{"egress", func(s *stage) { s.egress.fail <- broken }, nil},
+		{"renew", func(s *stage) { s.ingress.refuse(broken) }, nil},
 		{"each", func(s *stage) { s.arrive(0, 0) }, func(*Event) error { return broken }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -263,7 +283,7 @@ func TestFailures(t *testing.T) {
 	}
 	first := newFake[datapath.Event]()
 	first.refuse(broken)
-	if err := (&Monitor{Arriving: first}).Run(t.Context(), nil); !errors.Is(err, broken) {
+	if err := (&Monitor{Ingress: first}).Run(t.Context(), nil); !errors.Is(err, broken) {
 		t.Errorf("the first request: %v, want %v", err, broken)
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/nflog"
 	"github.com/untracked-cni/untracked/pkg/nft"
@@ -16,27 +14,28 @@ import (
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// arrived is the event of a packet that arrived.
-func (m *Monitor) arrived(from *datapath.Event) *Event {
-	name := interfaceName(from.Ifindex)
-	rules := m.Rules(from.Ifindex, name, policy.Ingress, from.Generation)
+// ingressEvent is the event of a packet that arrived.
+func (m *Monitor) ingressEvent(from *datapath.Event) *Event {
+	name, rules := m.Rules(from.Ifindex, policy.Ingress, from.Generation)
+	if name == "" { // the policy does not cover it any more
+		name = fmt.Sprintf("ifindex-%d", from.Ifindex)
+	}
 	e := newEvent(&from.Packet, from.Decision, rules, from.Log)
 	e.Time, e.Interface, e.Direction = from.Time, name, policy.Ingress
 	e.Bytes, e.Missed = from.Bytes, from.Suppressed
 	return e
 }
 
-// left is the event of a packet that a local socket sent: nil if it is told by another message already, since each
+// egressEvent is the event of a packet that a local socket sent: nil if it is told by another message already, since each
 // Log rule sends one and the first speaks for all. A message that is not about the list in force now is counted as
 // missed: the list has just changed.
-func (m *Monitor) left(message *nflog.Message) *Event {
+func (m *Monitor) egressEvent(message *nflog.Message) *Event {
 	m.missed += uint64(message.Lost)
 	id, ok := nft.ParseLogPrefix(message.Prefix)
 	if !ok {
 		return nil
 	}
-	name := interfaceName(message.Out)
-	rules := m.Rules(message.Out, name, policy.Egress, 0)
+	name, rules := m.Rules(message.Out, policy.Egress, 0)
 	log := slices.Index(m.identities(message.Out, rules), id)
 	p, length := parse(message)
 	if p == nil || log < 0 {
@@ -96,13 +95,4 @@ func parse(message *nflog.Message) (p *policy.Packet, length int) {
 		return p, int(binary.BigEndian.Uint16(message.Packet[2:]))
 	}
 	return p, 40 + int(binary.BigEndian.Uint16(message.Packet[4:]))
-}
-
-// interfaceName is the name an interface has now.
-func interfaceName(index int) string {
-	link, err := netlink.LinkByIndex(index)
-	if err != nil { // it is gone
-		return fmt.Sprintf("ifindex-%d", index)
-	}
-	return link.Attrs().Name
 }

@@ -81,36 +81,36 @@ func TestTraffic(t *testing.T) {
 	}
 	l := lab.New(t, lab.Config{})
 	target, pins, lists := datapath.Target{Name: "eth0", Index: l.Uplinks[0].NodeIndex}, datapath.PinsAt(l.BPFFS), rules()
-	var leaving *nflog.Reader
+	var ingress *datapath.Events
+	var egress *nflog.Reader
 	must(t, lab.In(l.Node, func() (err error) {
-		if err := install(pins, target, lists); err != nil {
+		if err = install(pins, target, lists); err != nil {
 			return err
 		}
-		leaving, err = nflog.Open(nft.LogGroup, nft.LogBytes)
+		if ingress, err = pins.Events(); err != nil {
+			return err
+		}
+		egress, err = nflog.Open(nft.LogGroup, nft.LogBytes)
 		return err
 	}))
-	defer leaving.Close()
-	arriving, err := pins.Events()
-	must(t, err)
-	defer arriving.Close()
-	m := &Monitor{Arriving: arriving, Leaving: leaving, Rules: func(ifindex int, name string, d policy.Direction, g uint64) []policy.Rule {
-		if ifindex != target.Index || name != target.Name || d == policy.Ingress && g != generation || d == policy.Egress && g != 0 {
-			t.Errorf("asked for the %s rules of interface %d, %q, in generation %d", d, ifindex, name, g)
+	defer ingress.Close()
+	defer egress.Close()
+	m := &Monitor{Ingress: ingress, Egress: egress, Rules: func(ifindex int, d policy.Direction, g uint64) (string, []policy.Rule) {
+		if ifindex != target.Index || d == policy.Ingress && g != generation || d == policy.Egress && g != 0 {
+			t.Errorf("asked for the %s rules of interface %d in generation %d", d, ifindex, g)
 		}
-		return lists.Of(d)
+		return target.Name, lists.Of(d)
 	}}
-	_, err = lab.ServeUDP(l.Node, served)
+	_, err := lab.ServeUDP(l.Node, served)
 	must(t, err)
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	told, done := make(chan *Event, 1000), make(chan error, 1)
 	go func() {
-		done <- lab.In(l.Node, func() error {
-			return m.Run(ctx, func(e *Event) error {
-				told <- e
-				return nil
-			})
+		done <- m.Run(ctx, func(e *Event) error {
+			told <- e
+			return nil
 		})
 	}()
 	for len(told) == 0 && ctx.Err() == nil { // until the monitor listens
@@ -144,6 +144,9 @@ func TestTraffic(t *testing.T) {
 				t.Error(err)
 			}
 			got = append(got, rest)
+			if e.Time == e.Time.Round(0) {
+				t.Errorf("%s: a time without a monotonic reading: a clock that is set back would hold it up", rest)
+			}
 			if diff := cmp.Diff(&Rule{Tier: "default", Policy: "watch"}, e.Log); diff != "" {
 				t.Errorf("%s: logged by (-want +got):\n%s", rest, diff)
 			}

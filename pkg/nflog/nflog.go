@@ -23,14 +23,15 @@ import (
 
 var (
 	// ErrBusy is returned when another socket reads the group: there can be one only.
-	ErrBusy = errors.New("another monitor is reading")
+	ErrBusy = errors.New("another program reads it")
 	// ErrNotSupported is returned when the kernel has no nflog.
 	ErrNotSupported = errors.New("the kernel has no nflog (CONFIG_NETFILTER_NETLINK_LOG, module nfnetlink_log)")
 )
 
 // Message is a packet that was logged.
 type Message struct {
-	// Time is when the packet arrived, and for one that a local socket sent, which carries no time, when it was read.
+	// Time is when the message was read, with a monotonic reading. The kernel tells a time only of packets that came
+	// in, by a clock that may be set back.
 	Time   time.Time
 	Prefix string
 	// Hook is the number of the hook in which it was logged (NF_INET_LOCAL_OUT, …).
@@ -55,8 +56,8 @@ const (
 	modeCopyPacket = 2
 	flagSeq        = 1
 
-	attrPacketHdr, attrTimestamp, attrIfindexIn, attrIfindexOut = 1, 3, 4, 5
-	attrPayload, attrPrefix, attrSeq                            = 9, 10, 12
+	attrPacketHdr, attrIfindexIn, attrIfindexOut = 1, 4, 5
+	attrPayload, attrPrefix, attrSeq             = 9, 10, 12
 )
 
 // readBuffer is for some thousand messages of packets that are cut to 256 bytes.
@@ -144,20 +145,22 @@ func (r *Reader) bind(group uint16, bytes uint32) error {
 	return r.conn.SetDeadline(time.Time{})
 }
 
-// acknowledged waits for the answer to the one request there is. Packets may come before it.
+// acknowledged waits for the answer to the one request there is. Packets may come before it and with it.
 func (r *Reader) acknowledged() error {
-	for {
+	for answered := false; !answered; {
 		messages, err := r.conn.Receive()
 		if err != nil {
 			return err
 		}
 		for _, m := range messages {
 			if m.Header.Type == netlink.Error {
-				return nil
+				answered = true
+			} else {
+				r.pending = append(r.pending, m)
 			}
-			r.pending = append(r.pending, m)
 		}
 	}
+	return nil
 }
 
 // readerOf finds the netlink port of a group's reader. The kernel calls a second one not permitted, as it does with
@@ -228,10 +231,6 @@ func (r *Reader) parse(from netlink.Message) (*Message, error) {
 		case attrPacketHdr:
 			if len(b) >= 3 {
 				m.EtherType, m.Hook = binary.BigEndian.Uint16(b), b[2]
-			}
-		case attrTimestamp:
-			if len(b) >= 16 {
-				m.Time = time.Unix(int64(binary.BigEndian.Uint64(b)), 1000*int64(binary.BigEndian.Uint64(b[8:])))
 			}
 		case attrIfindexIn:
 			m.In = int(ad.Uint32())

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netlink"
+	"github.com/mdlayher/netlink"
+	"github.com/mdlayher/netlink/nltest"
+	nl "github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -54,9 +57,9 @@ func enterNetns(t *testing.T) (prefix string) {
 		ns.Close()
 		host.Close()
 	})
-	lo, err := netlink.LinkByName("lo")
+	lo, err := nl.LinkByName("lo")
 	must(t, err)
-	must(t, netlink.LinkSetUp(lo))
+	must(t, nl.LinkSetUp(lo))
 	udp := uint8(policy.UDP)
 	rules := []policy.Rule{{
 		Policy: "test", Action: policy.Log, Protocol: &udp,
@@ -122,8 +125,8 @@ func TestRead(t *testing.T) {
 		before := time.Now()
 		send(t, tt.host, make([]byte, tt.payload))
 		got := read(t, r)
-		if got.Time.Before(before) || got.Time.After(time.Now()) {
-			t.Errorf("%s: time %v", tt.host, got.Time)
+		if got.Time.Before(before) || got.Time.After(time.Now()) || got.Time == got.Time.Round(0) {
+			t.Errorf("%s: time %v, want one since %v with a monotonic reading", tt.host, got.Time, before)
 		}
 		if want := min(tt.header+8+tt.payload, nft.LogBytes); len(got.Packet) != want {
 			t.Errorf("%s: %d bytes of the packet, want %d", tt.host, len(got.Packet), want)
@@ -210,7 +213,7 @@ func TestBusy(t *testing.T) {
 	first := openReader(t)
 	for range 2 {
 		_, err := Open(nft.LogGroup, nft.LogBytes)
-		if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "nflog group 30062: another monitor is reading: the one with netlink port ") {
+		if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "nflog group 30062: another program reads it: the one with netlink port ") {
 			t.Errorf("second reader: %v, want %v", err, ErrBusy)
 		}
 	}
@@ -224,6 +227,40 @@ func TestBusy(t *testing.T) {
 	second := openReader(t)
 	send(t, "127.0.0.1", []byte("y"))
 	read(t, second)
+}
+
+// TestAcknowledged: what comes together with the kernel's answer is not lost, be it before or behind it.
+func TestAcknowledged(t *testing.T) {
+	packet := func(prefix string) netlink.Message {
+		return netlink.Message{
+			Header: netlink.Header{Type: unix.NFNL_SUBSYS_ULOG<<8 | msgPacket},
+			Data: append(make([]byte, 4), nltest.MustMarshalAttributes([]netlink.Attribute{
+				{Type: attrPrefix, Data: append([]byte(prefix), 0)},
+			})...),
+		}
+	}
+	batches := [][]netlink.Message{
+		{packet("1")},
+		{packet("2"), {Header: netlink.Header{Type: netlink.Error}, Data: make([]byte, 4)}, packet("3"), packet("4")},
+		{packet("5")},
+	}
+	r := &Reader{conn: nltest.Dial(func([]netlink.Message) ([]netlink.Message, error) {
+		if len(batches) == 0 {
+			return nil, errors.New("nothing is left")
+		}
+		next := batches[0]
+		batches = batches[1:]
+		return next, nil
+	})}
+	defer r.Close()
+	must(t, r.acknowledged())
+	var got []string
+	for range 5 {
+		got = append(got, read(t, r).Prefix)
+	}
+	if want := []string{"1", "2", "3", "4", "5"}; !slices.Equal(got, want) {
+		t.Errorf("read %q, want %q", got, want)
+	}
 }
 
 // TestNoPrivileges: that the group has no reader is not to be confused with that this process may not be one.

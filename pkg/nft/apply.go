@@ -16,7 +16,7 @@ import (
 // stay keep their values. When it fails, nothing has changed, but see ErrNoLog.
 //
 // Returns ErrNotSupported if the kernel has no nf_tables, and ErrNoLog if the table was written but Log rules can do
-// no more than count. Needs CAP_NET_ADMIN and Linux 5.4 or later.
+// no more than count. Needs CAP_NET_ADMIN and Linux 5.10 or later.
 func (t *Table) Apply() error {
 	if err := t.apply(); err != nil {
 		return fmt.Errorf("write table inet %s: %w", TableName, err)
