@@ -29,7 +29,8 @@ func newApply(version string) *cobra.Command {
 fills their tables, writes table inet untracked, and evicts the conntrack entries of flows that become untracked.
 
 It may be repeated at any time: what is in force stays in force until the new policy is complete, and a bad conf
-list changes nothing. Exit code 1 says that some interface is without the policy; the message says why.`,
+list changes nothing. Exit code 1 says that some interface is without the policy, 2 that the conf list or a file it names
+is wrong and nothing was changed; the message says why.`,
 		Example: `  untracked apply /etc/cni/net.d/10-mynet.conflist --dry-run
   untracked apply /etc/cni/net.d/10-mynet.conflist`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -210,11 +211,7 @@ const progressDelay = time.Second
 
 // showProgress prints the steps of work that takes longer than a moment, on a terminal only.
 func showProgress(n *node.Node, w io.Writer) (done func()) {
-	f, ok := w.(*os.File)
-	if !ok {
-		return func() {}
-	}
-	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+	if !isTerminal(w) {
 		return func() {}
 	}
 	start, shown := time.Now(), false
@@ -229,4 +226,13 @@ func showProgress(n *node.Node, w io.Writer) (done func()) {
 			fmt.Fprint(w, "\r\033[K")
 		}
 	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }

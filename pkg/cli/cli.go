@@ -53,6 +53,7 @@ func failed(err error) error { return &exitError{exitFailed, err} }
 func Run(version string, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal is for a command that does not heed the first
 	root := newRoot(version)
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -31,12 +31,13 @@ PACKET is one of
   tcp SRC:SPORT DST:DPORT        also udp, udplite and sctp; an IPv6 address in [brackets]
   icmp SRC DST TYPE [CODE]       ICMPv6 where the addresses are IPv6
   proto N SRC DST                any other protocol, by number
-or comes from --pcap FILE (pcap or pcapng, - for stdin; a line a packet), or from --hex BYTES, an Ethernet frame.
+or comes from --pcap FILE (pcap or pcapng, - for stdin; a line a packet), or from --hex BYTES, an Ethernet frame. All
+packets of a capture are taken to arrive, or with --egress to leave: capture one direction (tcpdump -Q in, -Q out).
 
 The interface may be left out where the policy covers one only. Exit code 0 whatever the verdict is.`,
 		Example: `  untracked explain tcp 192.0.2.7:40000 10.0.0.1:6379
   untracked explain --interface eth0 --egress udp [2001:db8::1]:53 [2001:db8::2]:5353
-  tcpdump -i eth0 -c 100 -w - | untracked explain --interface eth0 --pcap -`,
+  tcpdump -i eth0 -Q in -c 100 -w - | untracked explain --interface eth0 --pcap -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			asJSON, err := output.json()
 			if err != nil {

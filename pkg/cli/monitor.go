@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/untracked-cni/untracked/pkg/monitor"
+	"github.com/untracked-cni/untracked/pkg/node"
 )
 
 func newMonitor(version string) *cobra.Command {
@@ -22,7 +25,7 @@ func newMonitor(version string) *cobra.Command {
 		Long: `Prints a line for each packet that a Log rule matched, while it runs: time, interface, direction, verdict, the rule
 that gave it, and the packet. A Log rule decides nothing; the rules behind it do.
 
-What is shown is a sample: at most 100 packets a second from each interface and CPU (arriving) or rule (leaving), and the
+What is shown is a sample: at most 100 packets a second from each interface and CPU (ingress) or rule (egress), and the
 number that was left out is told. Nobody else may be watching. While nobody is, a packet that a Log rule matches costs a
 branch more.`,
 		Example: `  untracked monitor
@@ -36,13 +39,9 @@ branch more.`,
 			if count < 0 {
 				return usage(fmt.Errorf("--count %d: want 0 for no end, or a number of packets", count))
 			}
-			m, closeAll, err := where.node(version, cmd.ErrOrStderr()).Monitor()
-			if err != nil {
-				return failed(err)
-			}
-			defer closeAll()
 			out, seen := json.NewEncoder(cmd.OutOrStdout()), 0
-			err = m.Run(cmd.Context(), func(e *monitor.Event) (err error) {
+			begin := func(w *node.Watch) { sayWatching(cmd.ErrOrStderr(), w) }
+			err = where.node(version, cmd.ErrOrStderr()).Follow(cmd.Context(), begin, func(e *monitor.Event) (err error) {
 				if asJSON {
 					err = out.Encode(e)
 				} else {
@@ -63,6 +62,24 @@ branch more.`,
 	where.register(cmd)
 	output.register(cmd)
 	return cmd
+}
+
+// sayWatching tells a person what is going on, or it would look as if nothing happened.
+func sayWatching(w io.Writer, watch *node.Watch) {
+	switch {
+	case !isTerminal(w):
+	case watch == nil:
+		fmt.Fprintln(w, "the policy was changed, and there is no rule that logs now; waiting for one")
+	default:
+		fmt.Fprintf(w, "watching %s on %s; Ctrl-C ends it\n", logRules(watch.LogRules), strings.Join(watch.Interfaces, ", "))
+	}
+}
+
+func logRules(n int) string {
+	if n == 1 {
+		return "1 rule that logs"
+	}
+	return fmt.Sprintf("%d rules that log", n)
 }
 
 var errEnough = errors.New("that was enough")

@@ -10,23 +10,46 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
 )
 
-// LocalAddrs returns every address that an interface of this network namespace holds, loopback and
-// link-local ones included, sorted, each once. IPv6 addresses have no zone.
-func LocalAddrs() ([]netip.Addr, error) {
-	addrs, err := listAddrs()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]netip.Addr, 0, len(addrs))
-	for i := range addrs {
-		if a, ok := localAddr(&addrs[i]); ok {
-			out = append(out, a)
+// Local returns what this network namespace takes for its own addresses (fib daddr type local): those that interfaces
+// hold, loopback and link-local ones included, and what a local route says, as for a load balancer's addresses.
+func Local() (*netset.Set, error) {
+	var b netset.Builder
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
+		routes, err := listRoutes(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range routes {
+			if r.Dst == nil {
+				continue
+			}
+			addr, ok := netip.AddrFromSlice(r.Dst.IP)
+			bits, _ := r.Dst.Mask.Size()
+			if ok {
+				b.Add(netip.PrefixFrom(addr.Unmap(), bits))
+			}
 		}
 	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out), nil
+	return b.Build(), nil
+}
+
+func listRoutes(family int, filter *netlink.Route, mask uint64) ([]netlink.Route, error) {
+	var err error
+	for range maxAddrDumps {
+		var routes []netlink.Route
+		if routes, err = netlink.RouteListFiltered(family, filter, mask); err == nil {
+			return routes, nil
+		}
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("list local routes: %w", err)
 }
 
 // AddAddresses fills in the addresses of interfaces, with one listing for all of them. One that is gone has none.

@@ -450,21 +450,26 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-func TestLocalAddrs(t *testing.T) {
+func TestLocal(t *testing.T) {
 	inNewNetns(t)
 	eth0, eth1 := addVeth(t, "eth0"), addVeth(t, "eth1")
 	addAddr(t, eth0, "10.1.2.3/24")
 	addAddr(t, eth0, "2001:db8::1/64")
 	addAddr(t, eth1, "10.1.2.3/24")
-	all, err := LocalAddrs()
+	// As for the address of a load balancer, which no interface holds.
+	must(t, netlink.RouteAdd(&netlink.Route{
+		LinkIndex: eth0.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(198, 51, 100, 0), Mask: net.CIDRMask(24, 32)},
+		Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST,
+	}))
+	local, err := Local()
 	must(t, err)
-	got := slices.DeleteFunc(all, func(a netip.Addr) bool { return a.IsLinkLocalUnicast() })
-	want := []netip.Addr{
-		netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("127.0.0.1"),
-		netip.MustParseAddr("::1"), netip.MustParseAddr("2001:db8::1"),
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("LocalAddrs = %v, want %v and link-local ones", got, want)
+	for addr, want := range map[string]bool{
+		"10.1.2.3": true, "127.0.0.1": true, "127.9.9.9": true, "::1": true, "2001:db8::1": true, "198.51.100.77": true,
+		"10.1.2.4": false, "10.1.2.255": false, "2001:db8::2": false, "224.0.0.1": false, "ff02::1": false, "198.51.101.1": false,
+	} {
+		if got := local.Contains(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s is local: %v, want %v", addr, got, want)
+		}
 	}
 }
 

@@ -125,7 +125,7 @@ func (a *applier) install() bool {
 				return false
 			}
 			if err != nil {
-				a.failInterface(planned, err)
+				a.failInterface(planned, &i, err)
 			}
 		}
 		if i.installed() {
@@ -163,12 +163,16 @@ func (a *applier) installOn(planned PlannedInterface, i *InterfaceRecord) error 
 	return nil
 }
 
-func (a *applier) failInterface(planned PlannedInterface, err error) {
+func (a *applier) failInterface(planned PlannedInterface, i *InterfaceRecord, err error) {
 	code, why := ProblemNotAttached, err.Error()
 	if errors.Is(err, datapath.ErrForeignXDP) && !slices.Contains(planned.Modes, datapath.Classifier) {
 		code, why = ProblemForeignXDP, cmp.Or(planned.ForeignName, why)
 	}
-	a.fail(code, remedyFor(planned, err), fmt.Errorf("%s is without the policy: %s", planned.Name, why))
+	state := "is without the policy"
+	if i.installed() {
+		state = fmt.Sprintf("has the policy still in mode %s", i.Attached.Mode)
+	}
+	a.fail(code, remedyFor(planned, err), fmt.Errorf("%s %s: %s", planned.Name, state, why))
 }
 
 // writeTable writes the other half of the datapath.
@@ -263,6 +267,7 @@ func (n *Node) recordKept(failed, old *Record, p *Plan) (*Record, error) {
 	kept := *old
 	kept.Version, kept.Tried, kept.Applied = failed.Version, failed.Tried, failed.Applied
 	kept.Problems, kept.Broken = failed.Problems, anyBroken(failed.Problems)
+	kept.TriedFiles = failed.Files
 	if err := writeFile(n.RunDir, recordFile, &kept); err != nil {
 		return nil, err
 	}

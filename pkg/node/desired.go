@@ -4,7 +4,6 @@ package node
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -145,6 +144,38 @@ func (d *Desired) selectors() []hostif.Selector {
 	return slices.Concat(d.config.Interfaces, hostendpoint.Selectors(d.resources, d.config.Node))
 }
 
+// selectorsOf are the selectors of one host endpoint, none if it is another node's.
+func (d *Desired) selectorsOf(h *resource.HostEndpoint) []hostif.Selector {
+	return hostendpoint.Selectors(&resource.Set{HostEndpoints: []resource.HostEndpoint{*h}}, d.config.Node)
+}
+
+// shadowed names the host endpoints that are in force nowhere, because each interface that they are about by name or
+// address has another. For a glob or "*" to come last is what it is for.
+func (d *Desired) shadowed(assigned map[string]Assignment, interfaces []hostif.Interface) []Problem {
+	var out []Problem
+	for n := range d.resources.HostEndpoints {
+		h := &d.resources.HostEndpoints[n]
+		var lost []string
+		won := false
+		for _, i := range interfaces {
+			won = won || assigned[i.Name].HostEndpoint == h.Name
+			if slices.ContainsFunc(d.selectorsOf(h), func(s hostif.Selector) bool {
+				return (s.Kind == hostif.ByName || s.Kind == hostif.ByNet) && slices.Contains(i.SelectedBy, s)
+			}) {
+				lost = append(lost, fmt.Sprintf("%s has %s", i.Name, assigned[i.Name].HostEndpoint))
+			}
+		}
+		if !won && len(lost) > 0 {
+			out = append(out, Problem{
+				Code:    ProblemShadowed,
+				Message: fmt.Sprintf("HostEndpoint %s (%s) is in force nowhere: %s, and an interface has one", h.Name, h.At, strings.Join(lost, ", ")),
+				Remedy:  "keep one HostEndpoint for the interface and give it the labels of both; of several, the smallest name wins",
+			})
+		}
+	}
+	return out
+}
+
 // expected are the selectors that should choose an interface: those that were written. The default says nothing where
 // there are host endpoints.
 func (d *Desired) expected() []hostif.Selector {
@@ -202,15 +233,16 @@ func (d *Desired) Assign(interfaces []hostif.Interface) (map[string]Assignment, 
 		selected[one.Name] = one.Selected
 		n.Interfaces = append(n.Interfaces, one)
 	}
-	endpoints, _ := hostendpoint.Assign(d.resources, n)
+	endpoints := hostendpoint.Assign(d.resources, n)
 	if len(endpoints) == 0 {
 		endpoints = []hostendpoint.Endpoint{{Name: hostendpoint.Implicit, Labels: d.config.Labels}}
 	}
+	expander := hostendpoint.NewExpander(d.resources, endpoints)
 	var lists []List
 	assigned := map[string]Assignment{}
 	for i := range endpoints {
 		e := &endpoints[i]
-		written, err := hostendpoint.Expand(d.resources, endpoints, e)
+		written, err := expander.Rules(e.Labels)
 		if err != nil {
 			return nil, nil, &config.Error{Problem: err.Error()}
 		}
@@ -244,7 +276,7 @@ func withList(lists []List, rules policy.Rules) ([]List, int) {
 }
 
 func (d *Desired) candidate(i *hostif.Interface) hostendpoint.Interface {
-	one := hostendpoint.Interface{Name: i.Name}
+	one := hostendpoint.Interface{Name: i.Name, FoundBy: i.SelectedBy}
 	for _, prefix := range i.Addresses {
 		one.Addresses = append(one.Addresses, prefix.Addr())
 	}
@@ -275,12 +307,11 @@ func (l *List) decides() bool {
 	return slices.ContainsFunc(l.Ingress, acts) || slices.ContainsFunc(l.Egress, acts)
 }
 
-// whyEmpty says why no resource gives a rule, if there are any.
 func (d *Desired) whyEmpty() string {
-	if n := len(d.resources.Policies); n > 0 {
-		return fmt.Sprintf("none of the %d policies selects a host endpoint of this node", n)
+	if len(d.resources.Policies) > 0 {
+		return "no policy with such a rule selects a host endpoint of this node"
 	}
-	return ""
+	return "the entry has no policy"
 }
 
 // adviceOnEndpoints says when the written host endpoints are all other nodes': mostly this one's name is spelt
@@ -318,7 +349,7 @@ func (d *Desired) adviceOn(lists []List) []Problem {
 	if !slices.ContainsFunc(lists, func(l List) bool { return l.decides() }) {
 		out = append(out, Problem{
 			Code:    ProblemEmptyPolicy,
-			Message: "nothing is untracked or denied: " + cmp.Or(d.whyEmpty(), "the entry has no policy"),
+			Message: "nothing is untracked or denied: " + d.whyEmpty(),
 			Remedy:  fmt.Sprintf("name what this host serves in %sports, as in tcp/6379,udp/53, or policies that select it in %spolicy-files", config.Prefix, config.Prefix),
 		})
 	}

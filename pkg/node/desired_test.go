@@ -136,6 +136,7 @@ func TestEndpointAdvice(t *testing.T) {
 		want        []string
 	}{
 		{map[string]string{"node": "n1", "policy": twoEndpoints}, nil},
+		{map[string]string{"node": "n1", "policy": twoEndpoints + "---" + strings.Replace(twoEndpoints[:strings.Index(twoEndpoints, "---")], "uplink", "another", 1)}, []string{ProblemShadowed}},
 		{map[string]string{"node": "n2", "policy": twoEndpoints}, []string{ProblemNoHostEndpoint}},
 		{map[string]string{"node": "n2", "policy": strings.ReplaceAll(twoEndpoints, "all()", `role == "x"`)}, []string{ProblemNoHostEndpoint, ProblemEmptyPolicy}},
 	} {

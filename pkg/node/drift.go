@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -27,12 +28,14 @@ type drift struct {
 	broken []string
 	// files: a file that the policy was read from changed.
 	files []string
+	// addresses: an interface has others than those that the policy was made with.
+	addresses []string
 	// datapath: what was set up is no longer as it was.
 	datapath []string
 }
 
 func (d *drift) words() []string {
-	return slices.Concat(d.config, d.network, d.broken, d.files, d.datapath)
+	return slices.Concat(d.config, d.network, d.broken, d.files, d.addresses, d.datapath)
 }
 
 func (d *drift) onlyNetwork() bool { return len(d.network) == len(d.words()) }
@@ -55,7 +58,8 @@ func (n *Node) drift(c *config.Config, r *Record) *drift {
 	if r == nil {
 		return &drift{config: []string{"no policy has been applied"}}
 	}
-	d := &drift{datapath: n.datapathDrift(c, r)}
+	d := &drift{}
+	d.datapath, d.addresses = n.datapathDrift(c, r)
 	hash := configHash(c)
 	switch {
 	case r.Version != n.Version:
@@ -74,17 +78,23 @@ func (n *Node) drift(c *config.Config, r *Record) *drift {
 			d.datapath = append(d.datapath, "there is a BPF file system now")
 		}
 	}
-	d.files = fileDrift(c, r)
+	d.files = fileDrift(c, r.Files)
+	if r.Broken && len(d.files) > 0 && r.TriedFiles != nil && len(fileDrift(c, r.TriedFiles)) == 0 {
+		d.broken, d.files = append(d.broken, "the last attempt with these files failed"), nil
+	}
 	return d
 }
 
 // fileDrift compares the files that the policy was read from, and which there are now.
-func fileDrift(c *config.Config, r *Record) []string {
+func fileDrift(c *config.Config, read []files.Stamp) []string {
 	var out []string
-	known := make(map[string]bool, len(r.Files))
-	for _, f := range r.Files {
+	known := make(map[string]bool, len(read))
+	for _, f := range read {
 		known[f.Path] = true
-		if now, err := files.StampOf(f.Path); err != nil || now != f {
+		switch now, err := files.StampOf(f.Path); {
+		case errors.Is(err, fs.ErrNotExist):
+			out = append(out, f.Path+" is gone")
+		case err != nil || now != f:
 			out = append(out, f.Path+" changed")
 		}
 	}
@@ -98,8 +108,7 @@ func fileDrift(c *config.Config, r *Record) []string {
 }
 
 // datapathDrift is the part of drift that does not depend on what the annotations say, only on what was done.
-func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
-	var out []string
+func (n *Node) datapathDrift(c *config.Config, r *Record) (out, addresses []string) {
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	selectors := r.Selectors
 	const key = config.Prefix + "interfaces"
@@ -112,13 +121,13 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 	}
 	if err != nil {
 		add("%v", err)
-		return out
+		return out, nil
 	}
 	pins := n.pins()
 	installed := slices.ContainsFunc(r.Interfaces, func(i InterfaceRecord) bool { return i.installed() })
 	if installed && !pins.Exist() {
-		add("nothing is pinned at %s in this mount namespace (what `ip netns exec` or a container pins dies with it: use `nsenter --net=`)", pins.Dir())
-		return out
+		add("%v", n.notPinned())
+		return out, nil
 	}
 	now := make(map[string]hostif.Interface, len(found))
 	for _, f := range found {
@@ -137,7 +146,7 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 			add("interface %s was re-created", was.Name)
 			continue
 		case !slices.Equal(is.Addresses, was.Addresses):
-			add("interface %s has other addresses", was.Name)
+			addresses = append(addresses, fmt.Sprintf("interface %s has other addresses", was.Name))
 		}
 		if was.ForeignXDP != 0 && is.XDP.ProgID != was.ForeignXDP {
 			add("interface %s: the other XDP program is gone", was.Name)
@@ -175,7 +184,7 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) []string {
 			add("table inet %s was changed", nft.TableName)
 		}
 	}
-	return out
+	return out, addresses
 }
 
 // config is the one that was applied.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/hostif"
+	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
@@ -24,7 +25,7 @@ const routeTimeout = 5 * time.Second
 // installed are the interfaces that have the policy. An entry does not say by which interface its flow comes; the
 // route to the other side does, as well as anything can.
 func evict(lists []List, installed []InterfaceRecord) (int, error) {
-	addresses, err := hostif.LocalAddrs()
+	local, err := hostif.Local()
 	if err != nil {
 		return 0, err
 	}
@@ -36,10 +37,7 @@ func evict(lists []List, installed []InterfaceRecord) (int, error) {
 	if err := routes.SetSocketTimeout(routeTimeout); err != nil {
 		return 0, fmt.Errorf("set timeout of rtnetlink socket: %w", err)
 	}
-	m := flowMatcher{local: make(map[netip.Addr]bool, len(addresses))}
-	for _, a := range addresses {
-		m.local[a] = true
-	}
+	m := flowMatcher{local: local}
 	byInterface := map[int]*policy.Rules{}
 	for _, i := range installed {
 		if i.installed() {
@@ -79,7 +77,7 @@ func evict(lists []List, installed []InterfaceRecord) (int, error) {
 
 // flowMatcher finds the entries of flows between this host and others that neither direction tracks any more.
 type flowMatcher struct {
-	local map[netip.Addr]bool
+	local *netset.Set
 	// rules are those of the interface by which packets from a local address to a peer leave, nil if it has none.
 	rules func(local, peer netip.Addr) *policy.Rules
 }
@@ -100,7 +98,7 @@ func (m flowMatcher) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		Src: src.Unmap(), Dst: dst.Unmap(), Protocol: f.Forward.Protocol,
 		HasL4: true, SrcPort: f.Forward.SrcPort, DstPort: f.Forward.DstPort,
 	}
-	from, to := m.local[p.Src], m.local[p.Dst]
+	from, to := m.local.Contains(p.Src), m.local.Contains(p.Dst)
 	switch {
 	case from == to: // forwarded, or within the host
 		return false

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/frame"
 	"github.com/untracked-cni/untracked/pkg/hostif"
+	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/nft"
 	"github.com/untracked-cni/untracked/pkg/packet"
 	"github.com/untracked-cni/untracked/pkg/policy"
@@ -50,7 +50,7 @@ type Explainer struct {
 	rules  []policy.Rule
 	// tracer runs the program that is attached (ingress only).
 	tracer *datapath.Tracer
-	local  []netip.Addr
+	local  *netset.Set
 	notes  []string
 }
 
@@ -74,12 +74,15 @@ func (n *Node) Explainer(name string, way policy.Direction) (*Explainer, error) 
 		e.notes = append(e.notes, fmt.Sprintf("the policy could not be put in force on %s; see `untracked status`", name))
 		return e, nil
 	}
+	if e.local, err = hostif.Local(); err != nil {
+		return nil, err
+	}
 	rules := snapshot.rules(e.record.List)
 	if e.rules = rules.Of(way); way == policy.Egress {
 		return e, egressInForce(record)
 	}
-	if e.local, err = hostif.LocalAddrs(); err != nil {
-		return nil, err
+	if !n.pins().Exist() {
+		return nil, n.notPinned()
 	}
 	e.tracer, err = n.pins().Tracer(e.record.Index, e.record.Attached)
 	return e, err
@@ -136,6 +139,10 @@ func (e *Explainer) Explain(f *frame.Frame) (*Explanation, error) {
 	if p == nil {
 		return x, nil
 	}
+	e.placeNotes(x, p)
+	if d.By == policy.ByFailsafe && d.Rule == policy.NoRule {
+		return x, nil // neighbour discovery is left alone before any rule is asked
+	}
 	_, via := policy.Walk(e.rules, p)
 	for _, i := range via {
 		x.Via = append(x.Via, TextOf(&e.rules[i]))
@@ -156,19 +163,36 @@ func (x *Explanation) note(format string, args ...any) {
 	x.Notes = append(x.Notes, fmt.Sprintf(format, args...))
 }
 
+// placeNotes says when a packet does not belong where it is asked about.
+func (e *Explainer) placeNotes(x *Explanation, p *policy.Packet) {
+	own := e.local.Contains(p.Src)
+	switch {
+	case e.way == policy.Ingress && own && !p.Src.IsLoopback():
+		x.note("%s is this host's own address: if the packet leaves, ask with --egress", p.Src)
+	case e.way == policy.Egress && !own:
+		x.note("%s is no address of this host: only what its own sockets send is asked for on the way out, and forwarded packets stay tracked", p.Src)
+	}
+}
+
 // qualify says what netfilter does with an arriving packet that the program says is untracked.
 func (e *Explainer) qualify(x *Explanation, p *policy.Packet, r *policy.Rule) {
 	if e.way != policy.Ingress || x.Verdict != policy.Untracked {
 		return
 	}
-	if !slices.Contains(e.local, p.Dst) {
-		x.note("%s is no address of this host: the packet would be forwarded, and forwarded packets stay tracked", p.Dst)
+	if !e.local.Contains(p.Dst) {
+		x.note("%s is no address of this host, and what is not for an address of this host stays tracked", p.Dst)
 		return
 	}
-	for _, ask := range r.AsksForAnswers() {
-		if *ask.Protocol == p.Protocol {
-			x.note("it is untracked only if a local socket waits for it, as it might be an answer to a pod behind this host")
-		}
+	asked := p
+	if p.Quoted != nil {
+		asked = p.Quoted
+	}
+	asks := r.AsksForAnswers()
+	switch {
+	case slices.ContainsFunc(asks, func(ask policy.Rule) bool { return *ask.Protocol == asked.Protocol }):
+		x.note("it is untracked only if a local socket waits for it, as it might be an answer to a pod behind this host")
+	case asked.Protocol != policy.TCP && asked.Protocol != policy.UDP && r.Destination.Ports == nil:
+		x.note("were it an answer to a pod that is masqueraded behind this host, the pod would not get it: the kernel cannot say whose it is")
 	}
 }
 

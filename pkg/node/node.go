@@ -133,8 +133,8 @@ func (n *Node) ensure(ctx context.Context, c *config.Config, start time.Time, fo
 }
 
 // Check returns what is not as the policy wants it. A datapath that could not be set up is no drift unless the
-// config says required; nor is another network's policy, applied after this one, or a list that was edited since
-// and that the next ADD will read. It changes nothing, but where something is amiss it waits for the caller that
+// config says required; nor is another network's policy, applied after this one, or a file that was edited or an
+// address that moved since, which the next ADD will see. It changes nothing, but where something is amiss it waits for the caller that
 // may be about to put it right, and looks again: on some runtimes a failing CHECK fails the pod.
 func (n *Node) Check(ctx context.Context, c *config.Config) ([]string, error) {
 	drift, err := n.checkOnce(c)
@@ -170,10 +170,11 @@ func (n *Node) checkOnce(c *config.Config) ([]string, error) {
 		if c, err = record.config(); err != nil {
 			return []string{err.Error()}, nil
 		}
-		return n.datapathDrift(c, record), nil
+		drift, _ := n.datapathDrift(c, record)
+		return drift, nil
 	}
 	d := n.drift(c, record)
-	d.files = nil
+	d.files, d.addresses = nil, nil
 	return d.words(), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -96,7 +97,7 @@ func MakePlan(d *Desired, observed []Observed, pinned []int) (*Plan, error) {
 	if err := p.compile(lists); err != nil {
 		return nil, err
 	}
-	p.Problems = d.adviceOn(lists)
+	p.Problems = append(d.adviceOn(lists), d.shadowed(assigned, all)...)
 	// One that only a selector of a HostEndpoint found, and then another was the better match for, has none.
 	observed = slices.DeleteFunc(slices.Clone(observed), func(o Observed) bool {
 		_, has := assigned[o.Name]
@@ -127,14 +128,31 @@ func MakePlan(d *Desired, observed []Observed, pinned []int) (*Plan, error) {
 		}
 	}
 	for _, s := range hostif.Missing(d.expected(), found) {
-		p.Problems = append(p.Problems, Problem{
-			Code:    ProblemNoInterface,
-			Message: fmt.Sprintf("no interface matches %s", s),
-			Remedy:  fmt.Sprintf("see `ip link`, `ip route show default`; correct %sinterfaces if this is no interface that will appear later", config.Prefix),
-			Broken:  len(found) == 0,
-		})
+		p.Problems = append(p.Problems, d.noInterface(s, len(found) == 0))
 	}
 	return p, nil
+}
+
+// noInterface says that a selector chooses nothing, and who asked for it.
+func (d *Desired) noInterface(s hostif.Selector, none bool) Problem {
+	p := Problem{
+		Code:    ProblemNoInterface,
+		Message: fmt.Sprintf("no interface matches %s", s),
+		Remedy:  fmt.Sprintf("see `ip link`, `ip route show default`; correct %sinterfaces if this is no interface that will appear later", config.Prefix),
+		Broken:  none,
+	}
+	if slices.Contains(d.config.Interfaces, s) {
+		return p
+	}
+	for i := range d.resources.HostEndpoints {
+		h := &d.resources.HostEndpoints[i]
+		if slices.Contains(d.selectorsOf(h), s) {
+			p.Message = fmt.Sprintf("HostEndpoint %s (%s): no interface matches %s", h.Name, h.At, s)
+			p.Remedy = "see `ip address`; correct spec.interfaceName or spec.expectedIPs if this is no interface or address that will appear later"
+			break
+		}
+	}
+	return p
 }
 
 // compile makes the images of all lists.
@@ -244,8 +262,8 @@ func (p *Plan) skipBridges(observed []Observed) {
 func (p *Plan) Steps() []string {
 	var out []string
 	for i, l := range p.Lists {
-		out = append(out, fmt.Sprintf("compile %d ingress rules into %d KiB of lookup tables, generation %d",
-			len(l.Ingress), (len(p.Images[i].Bytes)+1023)/1024, p.Generation))
+		out = append(out, fmt.Sprintf("compile %d ingress rules%s into %d KiB of lookup tables, generation %d",
+			len(l.Ingress), p.forWhom(i), (len(p.Images[i].Bytes)+1023)/1024, p.Generation))
 	}
 	egress := 0
 	for _, i := range p.Interfaces {
@@ -264,11 +282,33 @@ func (p *Plan) Steps() []string {
 		egress += len(p.Lists[i.List].Egress)
 	}
 	for _, index := range p.Leave {
-		out = append(out, fmt.Sprintf("detach from ifindex %d", index))
+		out = append(out, fmt.Sprintf("detach from %s", interfaceName(index)))
 	}
 	return append(out,
 		fmt.Sprintf("write table inet %s: %d egress rules", nft.TableName, egress),
 		"evict the conntrack entries of flows that become untracked")
+}
+
+// forWhom names the interfaces of a list where there are several lists.
+func (p *Plan) forWhom(list int) string {
+	var names []string
+	for _, i := range p.Interfaces {
+		if i.List == list {
+			names = append(names, i.Name)
+		}
+	}
+	if len(p.Lists) == 1 || len(names) == 0 {
+		return ""
+	}
+	return " for " + strings.Join(names, ", ")
+}
+
+// interfaceName is for people: an interface that is gone has a number only.
+func interfaceName(index int) string {
+	if i, err := net.InterfaceByIndex(index); err == nil {
+		return fmt.Sprintf("%s (ifindex %d)", i.Name, index)
+	}
+	return fmt.Sprintf("ifindex %d, which is gone", index)
 }
 
 // plan observes the node and makes the plan. r is the record, nil where there is none; forget says that interfaces

@@ -46,7 +46,9 @@ func desired(t *testing.T, c *config.Config) *Desired {
 // advice is what the plan of a node with eth0 has to say.
 func advice(t *testing.T, c *config.Config) []Problem {
 	t.Helper()
-	p, err := MakePlan(desired(t, c), []Observed{observed("eth0", 2, nil)}, nil)
+	p, err := MakePlan(desired(t, c), []Observed{observed("eth0", 2, func(o *Observed) {
+		o.SelectedBy = append(o.SelectedBy, hostif.Selector{Kind: hostif.ByName, Pattern: "eth0"})
+	})}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ func (p Problem) String() string { return fmt.Sprintf("%s (%s)", p.Message, p.Re
 // Problem codes, stable for scripts.
 const (
 	ProblemNotApplied     = "not-applied"
+	ProblemBadPolicy      = "bad-policy"
 	ProblemDrift          = "drift"
 	ProblemBPFFS          = "bpffs-missing"
 	ProblemNoInterface    = "no-interface"
@@ -34,6 +35,7 @@ const (
 	ProblemConflict       = "conflicting-policies"
 	ProblemFailsafePort   = "failsafe-port"
 	ProblemEmptyPolicy    = "empty-policy"
+	ProblemShadowed       = "hep-shadowed"
 	ProblemNoHostEndpoint = "no-host-endpoint"
 	ProblemNoLog          = "no-log"
 	ProblemBridge         = "bridge"

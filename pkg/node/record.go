@@ -39,6 +39,8 @@ type Record struct {
 	Resources   json.RawMessage   `json:"resources,omitempty"`
 	// Files are those the policy was read from.
 	Files []files.Stamp `json:"files,omitempty"`
+	// TriedFiles are those of the last attempt, where that got nowhere.
+	TriedFiles []files.Stamp `json:"triedFiles,omitempty"`
 	// Selectors chose the interfaces.
 	Selectors  []hostif.Selector `json:"selectors"`
 	Interfaces []InterfaceRecord `json:"interfaces"`

@@ -5,6 +5,7 @@ package node
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 
@@ -45,6 +46,11 @@ type RuleStatus struct {
 	LastMatched *time.Time `json:"lastMatched,omitempty"`
 }
 
+// notPinned says why what was applied cannot be seen.
+func (n *Node) notPinned() error {
+	return fmt.Errorf("nothing is pinned at %s in this mount namespace (what `ip netns exec` or a container pins dies with it: use `nsenter --net=`)", n.pins().Dir())
+}
+
 // Rules lists the rules in force on every interface, in the order in which they are asked, arriving packets
 // first. It returns nothing where no policy has been applied.
 func (n *Node) Rules() ([]RuleStatus, error) {
@@ -62,7 +68,10 @@ func (n *Node) Rules() ([]RuleStatus, error) {
 			continue
 		}
 		counts, err := n.pins().Counts(i.Index)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, n.notPinned()
+		}
+		if err != nil {
 			return nil, err
 		}
 		rules := snapshot.rules(i.List)

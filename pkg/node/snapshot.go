@@ -17,6 +17,7 @@ import (
 // snapshot has the rules in force, complete, for whoever lists or explains them. It is a file of its own, because
 // the record is read at every pod start.
 type snapshot struct {
+	Format     int            `json:"format"`
 	Generation uint64         `json:"generation"`
 	Lists      []snapshotList `json:"lists"`
 	// Sets are the address sets of all lists, each once and packed: there may be a million addresses.
@@ -42,7 +43,7 @@ type snapshotEntity struct {
 }
 
 func newSnapshot(generation uint64, lists []List) *snapshot {
-	s := &snapshot{Generation: generation, Lists: make([]snapshotList, len(lists))}
+	s := &snapshot{Format: snapshotFormat, Generation: generation, Lists: make([]snapshotList, len(lists))}
 	places := map[*netset.Set]int{}
 	place := func(set *netset.Set) *int {
 		if set == nil {
@@ -75,6 +76,9 @@ func newSnapshot(generation uint64, lists []List) *snapshot {
 	return s
 }
 
+// snapshotFormat changes with the meaning of what is recorded.
+const snapshotFormat = 1
+
 // ErrChanging is returned when the policy was being exchanged while it was read.
 var ErrChanging = errors.New("the policy is being changed at this moment; try again")
 
@@ -104,7 +108,9 @@ func readSnapshot(runDir string) (*snapshot, error) {
 		return nil, fmt.Errorf("read rules: %w", err)
 	}
 	s := &snapshot{}
-	if err := json.Unmarshal(data, s); err != nil {
+	if err := json.Unmarshal(data, s); s.Format != snapshotFormat {
+		return nil, errors.New("the rules on record are another version's; run `untracked apply CONFLIST`")
+	} else if err != nil {
 		return nil, fmt.Errorf("read rules: %w", err)
 	}
 	for _, packed := range s.Sets {

@@ -97,6 +97,9 @@ func (n *Node) Status() (*Status, error) {
 	for _, p := range record.problems() {
 		s.add(p)
 	}
+	if p := n.unreadable(record); p != nil {
+		s.add(*p)
+	}
 	for _, d := range n.statusDrift(record) {
 		s.add(Problem{
 			Code: ProblemDrift, Message: d, Broken: true,
@@ -105,6 +108,21 @@ func (n *Node) Status() (*Status, error) {
 	}
 	s.addFill()
 	return s, nil
+}
+
+// unreadable says what the next pod would fail with, if the files of the policy were changed into something wrong.
+func (n *Node) unreadable(r *Record) *Problem {
+	c, err := r.config()
+	if err != nil || len(fileDrift(c, r.Files)) == 0 {
+		return nil
+	}
+	if _, err := Read(c); err != nil {
+		return &Problem{
+			Code: ProblemBadPolicy, Message: fmt.Sprintf("the files of the policy were changed, and pods cannot start with them: %v", err), Broken: true,
+			Remedy: "mend them; `untracked lint` says more; the policy in force stays in force until then",
+		}
+	}
+	return nil
 }
 
 // statusDrift is the drift from what was applied. What the last apply could not do is told as its problems.

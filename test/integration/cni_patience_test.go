@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -107,4 +108,31 @@ func TestCNIRefusedModeChange(t *testing.T) {
 	if exit != 1 || cniProblem(s, node.ProblemNotAttached) == nil || !s.Interfaces[0].Attached || s.Interfaces[0].Mode != "generic" {
 		t.Errorf("status: exit status %d, %+v", exit, s)
 	}
+}
+
+// The same holds where a file was changed, and what it says now cannot be put in force.
+func TestCNIBrokenFileIsNotTriedByEachPod(t *testing.T) {
+	list := filepath.Join(t.TempDir(), "deny.txt")
+	check(t, os.WriteFile(list, []byte("192.0.2.0/24\n"), 0o600))
+	l, chain, pod := cniChain(t, cniPolicy("deny-files", list))
+	cniAdd(t, chain, pod)
+	pins := filepath.Join(l.BPFFS, "untracked/interfaces", strconv.Itoa(l.Uplinks[0].NodeIndex))
+	check(t, unix.Mount(pins, pins, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { unix.Unmount(pins, unix.MNT_DETACH) })
+	check(t, unix.Mount("", pins, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+
+	check(t, os.WriteFile(list, []byte("198.51.100.0/24\n192.0.2.0/24\n"), 0o600))
+	cniAdd(t, chain, pod)
+	tried := cniRecord(t, l).Applied
+	for range 5 {
+		cniAdd(t, chain, pod)
+	}
+	if r := cniRecord(t, l); !r.Broken || !r.Applied.Equal(tried) || r.Generation != 1 {
+		t.Errorf("broken %v, generation %d, tried at %v and again at %v", r.Broken, r.Generation, tried, r.Applied)
+	}
+	// Another change is another attempt.
+	check(t, unix.Unmount(pins, unix.MNT_DETACH))
+	check(t, os.WriteFile(list, []byte("198.51.100.0/24\n"), 0o600))
+	cniAdd(t, chain, pod)
+	cniHealthy(t, l, chain, pod)
 }

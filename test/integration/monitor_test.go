@@ -5,11 +5,21 @@ package integration
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/monitor"
 	"github.com/untracked-cni/untracked/pkg/nft"
@@ -117,23 +127,169 @@ func TestMonitor(t *testing.T) {
 	}
 }
 
+// terminal is a terminal for a process, as its user has it.
+type terminal struct {
+	user  *os.File
+	lines *bufio.Scanner
+	// process is the process's end.
+	process *os.File
+}
+
+func openTerminal(t testing.TB) *terminal {
+	t.Helper()
+	fd := must(unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0))(t)
+	user := os.NewFile(uintptr(fd), "/dev/ptmx")
+	t.Cleanup(func() { user.Close() })
+	check(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	number := must(unix.IoctlGetInt(fd, unix.TIOCGPTN))(t)
+	process := must(os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0))(t)
+	t.Cleanup(func() { process.Close() })
+	check(t, user.SetDeadline(time.Now().Add(trafficPatience)))
+	return &terminal{user, bufio.NewScanner(user), process}
+}
+
+// line is the next one on the terminal.
+func (s *terminal) line(t testing.TB) string {
+	t.Helper()
+	if !s.lines.Scan() {
+		t.Fatalf("nothing on the terminal: %v", s.lines.Err())
+	}
+	return s.lines.Text()
+}
+
+// watchOnTerminal runs `untracked monitor` on a terminal of its own, all but its standard output.
+func (n *trafficNode) watchOnTerminal() (*terminal, *lab.Cmd, *bytes.Buffer) {
+	n.Helper()
+	s, out := openTerminal(n), &bytes.Buffer{}
+	cmd := lab.Command(n.Node, n.chain.Bin+"/untracked", "monitor", "--bpffs", n.lab.BPFFS, "--run-dir", n.lab.RunDir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.process, out, s.process
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	check(n, cmd.Start())
+	n.Cleanup(func() { cmd.Process.Kill() })
+	return s, cmd, out
+}
+
+// On a terminal it says what it waits for. Ctrl-C ends it, and nothing is left behind.
+func TestMonitorTerminal(t *testing.T) {
+	n := newTraffic(t, lab.Config{Uplinks: 2})
+	n.applyPolicy(monitorPolicy, map[string]string{"interfaces": "eth*"})
+	files, pins := cniFiles(t, n.lab, true), n.objects()
+	s, cmd, out := n.watchOnTerminal()
+	if got, want := s.line(t), "watching 3 rules that log on eth0, eth1; Ctrl-C ends it"; got != want {
+		t.Errorf("on the terminal: %q, want %q", got, want)
+	}
+	trafficUntil(t, "the programs are asked for events", func() bool { return n.monitorLease() != 0 })
+	must(s.user.Write([]byte{3}))(t) // Ctrl-C
+	check(t, cmd.Wait())
+	if out.Len() > 0 {
+		t.Errorf("nothing was logged, but it printed %q", out)
+	}
+	if until := n.monitorLease(); until != 0 {
+		t.Errorf("the programs send events until %d, want no more", until)
+	}
+	if n.groupHasReader() {
+		t.Error("the nflog group still has a reader")
+	}
+	if diff := cmp.Diff(files, cniFiles(t, n.lab, true)); diff != "" {
+		t.Errorf("run directory (-before +after):\n%s", diff)
+	}
+	if diff := cmp.Diff(pins, n.objects(), cmp.AllowUnexported(pins)); diff != "" {
+		t.Errorf("pins (-before +after):\n%s", diff)
+	}
+}
+
+// monitorLease is until when the programs send events, 0 where nobody listens.
+func (n *trafficNode) monitorLease() (jiffies uint64) {
+	n.Helper()
+	m := must(ebpf.LoadPinnedMap(filepath.Join(n.lab.BPFFS, "untracked", "monitor"), nil))(n)
+	defer m.Close()
+	check(n, m.Lookup(uint32(0), &jiffies))
+	return jiffies
+}
+
+func (n *trafficNode) groupHasReader() bool {
+	n.Helper()
+	readers := must(lab.Command(n.Node, "cat", "/proc/net/netfilter/nfnetlink_log").Output())(n)
+	return bytes.Contains(readers, []byte(strconv.Itoa(int(nft.LogGroup))))
+}
+
 func TestMonitorRefuses(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
 	refused := func(want string) {
 		t.Helper()
-		out := must(n.lab.Untracked("monitor"))(t)
-		if out.ExitCode != 1 || !strings.Contains(string(out.Stderr), want) {
-			t.Errorf("exit code %d, %s; want 1, %q", out.ExitCode, out.Stderr, want)
+		ctx, cancel := context.WithTimeout(t.Context(), trafficPatience) // one that is not refused goes on for ever
+		defer cancel()
+		cmd := lab.CommandContext(ctx, n.Node, n.chain.Bin+"/untracked", "monitor", "--bpffs", n.lab.BPFFS, "--run-dir", n.lab.RunDir)
+		out, _ := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != 1 || string(out) != "untracked: "+want+"\n" {
+			t.Fatalf("%s, %s; want exit status 1, %q", cmd.ProcessState, out, want)
 		}
 	}
-	refused("no policy is in force")
+	refused("no policy is in force on this node")
 	n.apply(map[string]string{"ports": "tcp/80"})
-	refused("no rule of the policy in force logs")
-	n.applyPolicy(monitorPolicy, nil)
-	n.watch()
-	trafficUntil(t, "the first monitor is reading", func() bool {
-		readers := must(lab.Command(n.Node, "cat", "/proc/net/netfilter/nfnetlink_log").Output())(t)
-		return bytes.Contains(readers, []byte(strconv.Itoa(int(nft.LogGroup))))
-	})
-	refused("another monitor is reading")
+	refused("no rule of the policy in force logs: put a rule with action Log before the one to be watched")
+	for _, tt := range []struct {
+		types, rules string
+		ingress      bool
+	}{
+		{"Ingress", "2 rules that log", true}, {"Egress", "1 rule that logs", false}, {"Ingress, Egress", "3 rules that log", true},
+	} {
+		n.applyPolicy(strings.Replace(monitorPolicy, "Ingress, Egress", tt.types, 1), nil)
+		for range 2 { // also behind one that was killed
+			s, cmd, _ := n.watchOnTerminal()
+			if got, want := s.line(t), "watching "+tt.rules+" on eth0; Ctrl-C ends it"; got != want {
+				t.Fatalf("%s: on the terminal: %q, want %q", tt.types, got, want)
+			}
+			if tt.ingress {
+				trafficUntil(t, "the programs are asked for events", func() bool { return n.monitorLease() != 0 })
+			}
+			refused("another monitor is reading")
+			refused("another monitor is reading")
+			if tt.ingress && n.monitorLease() == 0 {
+				t.Errorf("%s: the monitor that was refused has ended the lease of the one that runs", tt.types)
+			}
+			check(t, cmd.Process.Kill())
+			_ = cmd.Wait()
+		}
+	}
+}
+
+// A monitor goes on when Log rules come and go, and when everything was removed meanwhile.
+func TestMonitorFollowsThePolicy(t *testing.T) {
+	n := newTraffic(t, lab.Config{})
+	logging := strings.Split(monitorPolicy, "  egress:")[0]
+	n.applyPolicy(logging, nil)
+	next := n.watch()
+	denied := func() (source netip.Addr) {
+		t.Helper()
+		events := make(chan *monitor.Event, 1)
+		go func() { events <- next() }()
+		for end := time.After(trafficPatience); ; {
+			_, _ = lab.LoadUDP(n.Client, lab.Load{Target: netip.AddrPortFrom(n.u.Node4, 9000), Sources: n.u.Client4[:1], Count: 1, Timeout: trafficShort / 10})
+			select {
+			case e := <-events:
+				if e == nil {
+					t.Fatal("the monitor ended")
+				}
+				return e.Source
+			case <-end:
+				t.Fatal("nothing more is shown")
+			default:
+			}
+		}
+	}
+	denied()
+	for name, change := range map[string]func(){
+		"no rule logs for a while": func() { n.apply(map[string]string{"ports": "tcp/80"}) },
+		"removed":                  func() { must(n.lab.Untracked("remove"))(t) },
+		"another policy":           func() { n.applyPolicy(monitorPolicy, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			change()
+			n.applyPolicy(logging, nil)
+			if got := denied(); got != n.u.Client4[0] {
+				t.Errorf("an event from %s", got)
+			}
+		})
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/untracked-cni/untracked/pkg/node"
 	"github.com/untracked-cni/untracked/pkg/policy"
 	"github.com/untracked-cni/untracked/test/lab"
@@ -209,4 +211,80 @@ func TestPolicyInTheEntry(t *testing.T) {
 		}
 	}
 	n.healthy()
+}
+
+// However a host endpoint finds its interface, the next pod finds nothing to do.
+func TestPolicySettles(t *testing.T) {
+	for name, c := range map[string]struct {
+		where   string
+		prepare func(t *testing.T, n *trafficNode)
+	}{
+		"by alternative name": {"interfaceName: enp3s0", func(t *testing.T, n *trafficNode) {
+			check(t, lab.In(n.Node, func() error {
+				l, err := netlink.LinkByName("eth0")
+				if err != nil {
+					return err
+				}
+				return netlink.LinkAddAltName(l, "enp3s0")
+			}))
+		}},
+		"by a link-local address": {"expectedIPs: [169.254.20.10]", func(t *testing.T, n *trafficNode) {
+			check(t, lab.AddAddrs(n.Node, "eth0", netip.MustParsePrefix("169.254.20.10/32")))
+		}},
+		"by address":         {"expectedIPs: [198.18.0.1]", nil},
+		"by glob":            {`interfaceName: "et?0"`, nil},
+		"any":                {`interfaceName: "*"`, nil},
+		"one that is absent": {"interfaceName: eth9", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newTraffic(t, lab.Config{})
+			if c.prepare != nil {
+				c.prepare(t, n)
+			}
+			check(t, os.WriteFile(n.policyFile(), []byte(policyEndpoint("uplink", "web", c.where)+policyAllow("web", "web", "80")), 0o600))
+			n.write(map[string]string{"node": "n1", "policy-files": n.policyFile()})
+			for i := range 3 {
+				pod := must(n.lab.AddNS(fmt.Sprintf("pod%d", i)))(t)
+				must(n.chain.Add(pod))(t)
+				must(n.chain.Check(pod))(t)
+				if s, _ := n.status(); s.Policy.Generation != 1 {
+					t.Fatalf("pod %d: generation %d, want 1: %+v", i+1, s.Policy.Generation, s.Problems)
+				}
+			}
+			want := "uplink"
+			if name == "one that is absent" {
+				want = "implicit"
+			}
+			if got := n.iface("eth0").HostEndpoint; got != want {
+				t.Errorf("host endpoint %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// An address that comes or goes, such as a virtual one, fails no pod's CHECK, and is no reason to apply a policy that
+// does not ask for addresses.
+func TestPolicyAddressesMove(t *testing.T) {
+	n := newTraffic(t, lab.Config{})
+	vip := netip.MustParsePrefix("198.18.0.77/32")
+	byAddress := strings.Replace(policyAllow("db", "db", "6379"), "destination:", `destination: {selector: role == "db"}, source:`, 1)
+	for text, want := range map[string]uint64{policyAllow("db", "db", "6379"): 0, byAddress: 1} {
+		n.applyPolicy(policyEndpoint("uplink", "db", "interfaceName: eth0")+text, map[string]string{"node": "n1"})
+		before, _ := n.status()
+		pod := must(n.lab.AddNS(fmt.Sprintf("pod%d", want)))(t)
+		must(n.chain.Add(pod))(t)
+		check(t, lab.AddAddrs(n.Node, "eth0", vip))
+		must(n.chain.Check(pod))(t)
+		must(n.chain.Add(must(n.lab.AddNS(fmt.Sprintf("next%d", want)))(t)))(t)
+		if after, _ := n.status(); after.Policy.Generation != before.Policy.Generation+want {
+			t.Errorf("generation %d, then %d, want %d more", before.Policy.Generation, after.Policy.Generation, want)
+		}
+		check(t, lab.In(n.Node, func() error {
+			l, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return netlink.AddrDel(l, &netlink.Addr{IPNet: confIPNet(vip, vip.Addr())})
+		}))
+	}
 }
