@@ -253,6 +253,7 @@ func TestPolicy(t *testing.T) {
 		bad("preDNAT: true\napplyOnForward: true", `5:12 spec.preDNAT: "true": `+onlyBeforeTracking),
 		bad("preDNAT: true\nselector: has(", `5:12 spec.preDNAT: "true": `+onlyBeforeTracking),
 		bad("", `3:18 spec.doNotTrack: `+onlyUntracked),
+		bad("order: 1\ndoNotTrak: true", `6:3 spec.doNotTrak: unknown field; did you mean doNotTrack?`),
 	})
 }
 

@@ -59,6 +59,9 @@ func notUntracked(o object) func() {
 	case known:
 		return func() { doNotTrack.fail("%s", onlyUntracked) }
 	}
+	if typo, ok := spec.misspelt("doNotTrack"); ok {
+		return func() { typo.fail("unknown field; did you mean doNotTrack?") }
+	}
 	name := o.peek("metadata").peek("name")
 	return func() { o.source.fail(name.offset(), o.value.object, "spec.doNotTrack", "", onlyUntracked) }
 }

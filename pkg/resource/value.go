@@ -116,6 +116,22 @@ func dotted(path, field string) string {
 // isAbsent is true of null, which Kubernetes takes for absent, and of what is missing.
 func (v value) isAbsent() bool { return v.node.Kind == 0 || v.isNull() }
 
+// misspelt finds a key of a mapping that is nearly the given one, as a value at the key's place.
+func (v value) misspelt(field string) (value, bool) {
+	if v.node.Kind != yaml.MappingNode {
+		return value{}, false
+	}
+	for i := 0; i+1 < len(v.node.Content); i += 2 {
+		key := v.node.Content[i]
+		if key.Value != field && closest(key.Value, []string{field}) != "" {
+			at := v.to(v.node.Content[i+1], dotted(v.path, key.Value))
+			at.node = &yaml.Node{Line: key.Line, Column: key.Column}
+			return at, true
+		}
+	}
+	return value{}, false
+}
+
 func (v value) isNull() bool { return v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!null" }
 
 // scalar is the text of a scalar of any type, "" of anything else.
