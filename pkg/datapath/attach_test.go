@@ -326,6 +326,22 @@ func TestChangeMode(t *testing.T) {
 	}
 }
 
+// released waits until the kernel has let go of links whose last pin was removed, which it does in its own time.
+func (b *bench) released(name string) {
+	b.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		h := b.hooks()
+		xdp, tc := h.XDP != 0, len(h.TCXIngress) > 0
+		waits := name == "xdp unpinned" && xdp || name == "tc unpinned" && tc || name == "directory gone" && (xdp || tc)
+		if !waits {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("%s: the hooks still have %+v", name, h)
+		}
+	}
+}
+
 func TestVerify(t *testing.T) {
 	pin := func(b *bench, name string) string { return filepath.Join(b.pins.of(b.target.Index), name) }
 	detach := func(name string) func(*bench) {
@@ -361,6 +377,7 @@ func TestVerify(t *testing.T) {
 				b.wantPinned("after removal")
 				return
 			}
+			b.released(name)
 			b.must(b.pins.Create())
 			again := b.install(2, c.mode)
 			if h := b.hooks(); h.XDP != again.XDP || len(h.TCXIngress) != 1 {
