@@ -20,9 +20,11 @@ func Local() (*netset.Set, error) {
 	var b netset.Builder
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
-		routes, err := listRoutes(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		routes, err := undisturbed(maxAddrDumps, withRtnetlink(func(h *netlink.Handle) ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		}))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("list local routes: %w", err)
 		}
 		for _, r := range routes {
 			if r.Dst == nil {
@@ -36,20 +38,6 @@ func Local() (*netset.Set, error) {
 		}
 	}
 	return b.Build(), nil
-}
-
-func listRoutes(family int, filter *netlink.Route, mask uint64) ([]netlink.Route, error) {
-	var err error
-	for range maxAddrDumps {
-		var routes []netlink.Route
-		if routes, err = netlink.RouteListFiltered(family, filter, mask); err == nil {
-			return routes, nil
-		}
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return nil, fmt.Errorf("list local routes: %w", err)
 }
 
 // AddAddresses fills in the addresses of interfaces, with one listing for all of them. One that is gone has none.
@@ -82,30 +70,45 @@ const maxAddrDumps = 20
 // listAddrs lists all addresses, or fails: to act on a part of them would be to take the others for gone.
 // (netlinksafe.AddrList returns what it has, without an error, when it was interrupted too often.)
 func listAddrs() ([]netlink.Addr, error) {
+	addrs, err := undisturbed(maxAddrDumps, dumpAddrs)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return addrs, nil
+}
+
+// dumpAddrs is a variable for tests.
+var dumpAddrs = withRtnetlink(func(h *netlink.Handle) ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
+
+// undisturbed reads a list until nothing changed meanwhile, and for at most so many times. What it returns without an
+// error is complete.
+func undisturbed[T any](times int, dump func() ([]T, error)) ([]T, error) {
 	var err error
-	for range maxAddrDumps {
-		var addrs []netlink.Addr
-		if addrs, err = dumpAddrs(); err == nil {
-			return addrs, nil
+	for range times {
+		var list []T
+		if list, err = dump(); err == nil {
+			return list, nil
 		}
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
 	}
-	return nil, fmt.Errorf("list addresses: %w", err)
+	return nil, err
 }
 
-// dumpAddrs is a variable for tests.
-var dumpAddrs = func() ([]netlink.Addr, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
+// withRtnetlink gives a dump a socket of its own, each of whose answers has a deadline.
+func withRtnetlink[T any](dump func(*netlink.Handle) ([]T, error)) func() ([]T, error) {
+	return func() ([]T, error) {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, err
+		}
+		defer h.Close()
+		if err := h.SetSocketTimeout(socketTimeout); err != nil {
+			return nil, err
+		}
+		return dump(h)
 	}
-	defer h.Close()
-	if err := h.SetSocketTimeout(socketTimeout); err != nil {
-		return nil, err
-	}
-	return h.AddrList(nil, netlink.FAMILY_ALL)
 }
 
 // localAddr is the interface's own address; of a point-to-point address the near end.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -48,28 +47,24 @@ func defaultRouteIndexes() ([]int, error) {
 }
 
 func dumpDefaultRoutes(socket *nl.NetlinkSocket, family uint8) ([]int, error) {
-	var err error
-	for range maxDumps {
+	indexes, err := undisturbed(maxDumps, func() ([]int, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
 		req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket, Seq: req.Seq}}
 		req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}})
 		var indexes []int
 		var malformed error
-		err = req.ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE, func(m []byte) bool {
+		err := req.ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE, func(m []byte) bool {
 			var of []int
 			of, malformed = routeIndexes(m, family)
 			indexes = append(indexes, of...)
 			return malformed == nil
 		})
-		switch {
-		case errors.Is(err, netlink.ErrDumpInterrupted):
-			continue
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
-			return nil, nil // the table was never used, or the kernel has no such family
-		}
 		return indexes, errors.Join(err, malformed)
+	})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil // the table was never used, or the kernel has no such family
 	}
-	return nil, err
+	return indexes, err
 }
 
 // routeIndexes takes apart an RTM_NEWROUTE message and returns the interfaces of its next hops, none if it
