@@ -23,7 +23,7 @@ var errElsewhere = errors.New("the policy in force logs elsewhere")
 func (n *Node) Follow(ctx context.Context, begin func(*Watch), each func(*monitor.Event) error) error {
 	for first := true; ; first = false {
 		w, err := n.Monitor()
-		for !first && isNothingToWatch(err) {
+		if !first && isNothingToWatch(err) {
 			begin(nil)
 			if w, err = n.await(ctx); ctx.Err() != nil {
 				return nil
@@ -64,13 +64,14 @@ func (n *Node) await(ctx context.Context) (*Watch, error) {
 func (n *Node) runUntilElsewhere(ctx context.Context, w *Watch, each func(*monitor.Event) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	began := n.eventSources()
+	book := &ruleBook{runDir: n.RunDir} // of its own: the watch's is another goroutine's
+	began := n.eventSources(book)
 	go func() {
 		for ctx.Err() == nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(followEvery):
-				if n.eventSources() != began {
+				if n.eventSources(book) != began {
 					cancel(errElsewhere)
 				}
 			}
@@ -91,8 +92,7 @@ type eventSources struct {
 	events          uint64
 }
 
-func (n *Node) eventSources() eventSources {
-	book := &ruleBook{runDir: n.RunDir}
+func (n *Node) eventSources(book *ruleBook) eventSources {
 	if book.refresh() != nil {
 		return eventSources{}
 	}
