@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -47,7 +46,7 @@ Exit code 1 says that no policy has been applied.`,
 				}
 			}
 			if none {
-				return failed(errors.New("no policy is in force on this node"))
+				return failed(node.ErrNotApplied)
 			}
 			if asJSON {
 				return nil

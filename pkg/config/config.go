@@ -96,6 +96,13 @@ type Inline struct {
 	At   resource.Position
 }
 
+// Shorthand is the policy that the annotations write by themselves. The lists of DenyFiles are for the caller to read.
+func (c *Config) Shorthand() policy.Shorthand {
+	return policy.Shorthand{
+		Deny: c.Deny, Ports: c.Ports, Sources: c.Sources, RemotePorts: c.RemotePorts, Destinations: c.Destinations,
+	}
+}
+
 // Locations is the little that every verb needs, whatever the state of the config.
 type Locations struct {
 	Required               bool

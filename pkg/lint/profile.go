@@ -60,12 +60,12 @@ func (u *unit) profiles() []profile {
 	return out
 }
 
-// whole puts what stands before and behind the written rules around them: see package node's, which this follows.
+// whole puts what stands before and behind the written rules around them, as package node does.
 func (u *unit) whole(written policy.Rules, err error, s policy.Shorthand) (policy.Rules, bool) {
 	for _, e := range resource.Errors(err) {
 		u.add(e.Position, Error, TooLarge, "%s", e.Problem)
 	}
-	return policy.Join(u.failsafes, s.Denies(), written, s.Allows()), err == nil
+	return policy.Join(u.failsafes, s.Around(written)), err == nil
 }
 
 // place is where a problem with the policy as a whole is.

@@ -155,9 +155,7 @@ func conflist(in Input) []Finding {
 		return u.findings
 	}
 	u.entry = &entry{Config: c, Input: in}
-	u.shorthand = policy.Shorthand{
-		Deny: c.Deny, Ports: c.Ports, Sources: c.Sources, RemotePorts: c.RemotePorts, Destinations: c.Destinations,
-	}
+	u.shorthand = c.Shorthand()
 	u.autoReturn = c.AutoReturn
 	u.failsafes = policy.FailsafeRules(c.FailsafeInbound, c.FailsafeOutbound)
 	u.readLists()

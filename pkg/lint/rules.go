@@ -327,7 +327,7 @@ func (u *unit) report(s *subject, explained bool) {
 		u.warn(s.at, CatchAllUntracked, "%s makes everything untracked: Services, masquerading and stateful firewall rules do not work without connection tracking; name the ports that are meant", s.name)
 	}
 	if len(s.failsafe) > 0 {
-		u.warn(s.at, FailsafeDenied, "%s names the failsafe %s, which is never denied; take it off the failsafe list if it shall be, or off the rule", s.name, portWords(s.failsafe))
+		u.warn(s.at, FailsafeDenied, "%s names the failsafe %s, which is never denied; take it off the failsafe list if it shall be, or off the rule", s.name, policy.PortWords(policy.NormalizePorts(s.failsafe)))
 	}
 	switch s.fate {
 	case compiler.Impossible:
@@ -342,17 +342,6 @@ func (u *unit) report(s *subject, explained bool) {
 	default:
 		u.reportAnswers(s)
 	}
-}
-
-func portWords(ports []policy.PortRange) string {
-	var parts []string
-	for _, p := range policy.NormalizePorts(ports) {
-		parts = append(parts, p.String())
-	}
-	if len(parts) == 1 && !strings.Contains(parts[0], "-") {
-		return "port " + parts[0]
-	}
-	return "ports " + strings.Join(parts, ",")
 }
 
 func shadowWords(by []shadow) string {

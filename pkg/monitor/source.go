@@ -84,10 +84,7 @@ func (m *Monitor) identities(ifindex int, rules []policy.Rule) []uint64 {
 // parse reads what nftables logged, the packet's first bytes. It returns nil for what is no IP packet, as a raw
 // socket may send it, else the packet and its length.
 func parse(message *nflog.Message) (p *policy.Packet, length int) {
-	const ethernet = 14
-	frame := append(make([]byte, ethernet, ethernet+len(message.Packet)), message.Packet...)
-	binary.BigEndian.PutUint16(frame[12:], message.EtherType)
-	p, _ = packet.Parse(frame)
+	p, _ = packet.ParseIP(message.EtherType, message.Packet)
 	switch {
 	case p == nil:
 		return nil, 0

@@ -75,9 +75,7 @@ type Desired struct {
 
 // Read reads the files that a config names. Its errors are config errors that name the annotation.
 func Read(c *config.Config) (*Desired, error) {
-	d := &Desired{config: c, shorthand: policy.Shorthand{
-		Deny: c.Deny, Ports: c.Ports, Sources: c.Sources, RemotePorts: c.RemotePorts, Destinations: c.Destinations,
-	}}
+	d := &Desired{config: c, shorthand: c.Shorthand()}
 	if err := errors.Join(d.readLists(), d.readResources()); err != nil {
 		return nil, err
 	}
@@ -155,13 +153,14 @@ func (d *Desired) shadowed(assigned map[string]Assignment, interfaces []hostif.I
 	var out []Problem
 	for n := range d.resources.HostEndpoints {
 		h := &d.resources.HostEndpoints[n]
+		exact := slices.DeleteFunc(d.selectorsOf(h), func(s hostif.Selector) bool {
+			return s.Kind != hostif.ByName && s.Kind != hostif.ByNet
+		})
 		var lost []string
 		won := false
 		for _, i := range interfaces {
 			won = won || assigned[i.Name].HostEndpoint == h.Name
-			if slices.ContainsFunc(d.selectorsOf(h), func(s hostif.Selector) bool {
-				return (s.Kind == hostif.ByName || s.Kind == hostif.ByNet) && slices.Contains(i.SelectedBy, s)
-			}) {
+			if slices.ContainsFunc(exact, func(s hostif.Selector) bool { return slices.Contains(i.SelectedBy, s) }) {
 				lost = append(lost, fmt.Sprintf("%s has %s", i.Name, assigned[i.Name].HostEndpoint))
 			}
 		}
@@ -194,18 +193,17 @@ func (d *Desired) needsAddresses() bool {
 		return true
 	}
 	named := func(p *resource.Ports) bool { return p != nil && len(p.Names) > 0 }
-	stands := func(e *resource.Entity) bool {
-		return e.Selector != nil || e.NotSelector != nil || named(e.Ports) || named(e.NotPorts)
-	}
-	for i := range d.resources.Policies {
-		p := &d.resources.Policies[i]
-		for _, way := range []policy.Direction{policy.Ingress, policy.Egress} {
-			if slices.ContainsFunc(p.RulesOf(way), func(r resource.Rule) bool { return stands(&r.Source) || stands(&r.Destination) }) {
+	stands := func(r resource.Rule) bool {
+		for _, e := range r.Sides() {
+			if e.Selector != nil || e.NotSelector != nil || named(e.Ports) || named(e.NotPorts) {
 				return true
 			}
 		}
+		return false
 	}
-	return false
+	return slices.ContainsFunc(d.resources.Policies, func(p resource.Policy) bool {
+		return slices.ContainsFunc(p.RulesOf(policy.Ingress), stands) || slices.ContainsFunc(p.RulesOf(policy.Egress), stands)
+	})
 }
 
 // List is the ordered rules of one or several interfaces.
@@ -294,7 +292,7 @@ func (d *Desired) rules(written policy.Rules, shorthand bool) policy.Rules {
 	if !shorthand {
 		s = &policy.Shorthand{}
 	}
-	rules := policy.Join(policy.FailsafeRules(d.config.FailsafeInbound, d.config.FailsafeOutbound), s.Denies(), written, s.Allows())
+	rules := policy.Join(policy.FailsafeRules(d.config.FailsafeInbound, d.config.FailsafeOutbound), s.Around(written))
 	if d.config.AutoReturn {
 		rules.AddReturns()
 	}

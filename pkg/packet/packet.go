@@ -68,8 +68,12 @@ func decide(rules []policy.Rule, etherType uint16, data []byte) policy.Decision 
 // Parse reads an Ethernet frame with up to MaxVLANTags tags. The packet is nil, with the reason, when the
 // frame holds no IP packet (policy.ByNotIP) or one whose IP header is malformed (policy.ByMalformed).
 func Parse(frame []byte) (*policy.Packet, policy.Reason) {
-	etherType, payload := ethernet(frame)
-	p, err := parse(etherType, payload, math.MaxInt32, false)
+	return ParseIP(ethernet(frame))
+}
+
+// ParseIP is Parse for what stands behind an Ethernet header: etherType says which family data is of.
+func ParseIP(etherType uint16, data []byte) (*policy.Packet, policy.Reason) {
+	p, err := parse(etherType, data, math.MaxInt32, false)
 	switch err {
 	case errNotIP:
 		return nil, policy.ByNotIP

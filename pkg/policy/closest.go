@@ -89,9 +89,9 @@ func (e *Entity) conditions(c *conditions, p *Packet, side string, addr netip.Ad
 		return
 	}
 	if e.Ports != nil {
-		c.need(containsPort(e.Ports, port), "%s port %d is not among %s", side, port, portWords(e.Ports))
+		c.need(containsPort(e.Ports, port), "%s port %d is not among %s", side, port, PortWords(e.Ports))
 	}
 	if e.NotPorts != nil {
-		c.need(!containsPort(e.NotPorts, port), "%s port %d is among %s", side, port, portWords(e.NotPorts))
+		c.need(!containsPort(e.NotPorts, port), "%s port %d is among %s", side, port, PortWords(e.NotPorts))
 	}
 }

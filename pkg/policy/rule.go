@@ -200,10 +200,10 @@ func (e *Entity) words(preposition string) []string {
 		w = append(w, "not "+netsWords(e.NotNets, e.NotNetsName))
 	}
 	if e.Ports != nil {
-		w = append(w, portWords(e.Ports))
+		w = append(w, PortWords(e.Ports))
 	}
 	if e.NotPorts != nil {
-		w = append(w, "not "+portWords(e.NotPorts))
+		w = append(w, "not "+PortWords(e.NotPorts))
 	}
 	if len(w) > 0 {
 		w = append([]string{preposition}, w...)
@@ -224,7 +224,8 @@ func netsWords(nets *netset.Set, name string) string {
 	return nets.String()
 }
 
-func portWords(ports []PortRange) string {
+// PortWords says a list of ports in words.
+func PortWords(ports []PortRange) string {
 	parts := make([]string, len(ports))
 	for i, p := range ports {
 		parts[i] = p.String()

@@ -103,6 +103,9 @@ func (s *Shorthand) Denies() Rules {
 	return r
 }
 
+// Around puts written rules between those that stand before and those that stand after them.
+func (s *Shorthand) Around(written Rules) Rules { return Join(s.Denies(), written, s.Allows()) }
+
 // Allows are the rules that stand after all written resources: both directions of each port, one rule an
 // item, so that each has its own counters. They are complete in themselves; auto-return has nothing to add.
 func (s *Shorthand) Allows() Rules {
