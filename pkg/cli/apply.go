@@ -9,10 +9,8 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/node"
@@ -49,12 +47,14 @@ is wrong and nothing was changed; the message says why.`,
 				return usage(err)
 			}
 			n := &node.Node{Version: version, BPFFS: c.BPFFS, RunDir: c.RunDir, Log: logger(cmd.ErrOrStderr(), c.LogLevel)}
+			shown := newProgress(cmd.ErrOrStderr(), c.LogLevel)
+			defer shown.end()
+			n.Progress = shown.show
 			if dryRun {
-				return printPlan(cmd.OutOrStdout(), n, c, asJSON)
+				return printPlan(cmd.OutOrStdout(), n, c, asJSON, shown.end)
 			}
-			done := showProgress(n, cmd.ErrOrStderr())
 			result, err := n.Apply(cmd.Context(), c)
-			done()
+			shown.end()
 			if err != nil {
 				return applyError(err)
 			}
@@ -106,8 +106,10 @@ type ruleOutput struct {
 	node.RuleText
 }
 
-func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool) error {
+// printPlan calls the function when the plan is made.
+func printPlan(w io.Writer, n *node.Node, c *config.Config, asJSON bool, made func()) error {
 	reasons, plan, err := n.PlanFor(c)
+	made()
 	if err != nil {
 		return applyError(err)
 	}
@@ -204,35 +206,4 @@ func modeWords(mode string) string {
 		return "tc program"
 	}
 	return mode
-}
-
-// progressDelay is how long work may take in silence.
-const progressDelay = time.Second
-
-// showProgress prints the steps of work that takes longer than a moment, on a terminal only.
-func showProgress(n *node.Node, w io.Writer) (done func()) {
-	if !isTerminal(w) {
-		return func() {}
-	}
-	start, shown := time.Now(), false
-	n.Progress = func(step string) {
-		if time.Since(start) > progressDelay {
-			fmt.Fprintf(w, "\r\033[K%s …", step)
-			shown = true
-		}
-	}
-	return func() {
-		if shown {
-			fmt.Fprint(w, "\r\033[K")
-		}
-	}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

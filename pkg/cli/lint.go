@@ -5,6 +5,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -39,7 +40,10 @@ Exit code 1 says that there is an error; with warnings alone it is 0.`,
 			if err != nil {
 				return err
 			}
-			findings := lint.Files(args, cmd.InOrStdin())
+			shown := newProgress(cmd.ErrOrStderr(), slog.LevelInfo)
+			linter := lint.Linter{Progress: shown.show}
+			findings := linter.Files(args, cmd.InOrStdin())
+			shown.end()
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), append([]lint.Finding{}, findings...))
 			} else {

@@ -3,7 +3,6 @@
 package lint
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,9 +31,24 @@ type Input struct {
 	Data []byte
 }
 
+// Linter has the options of linting.
+type Linter struct {
+	// Progress is called before each step with its name. (optional)
+	Progress func(step string)
+}
+
+func (l *Linter) progress(format string, args ...any) {
+	if l.Progress != nil {
+		l.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+// Files is [Linter.Files] without options.
+func Files(paths []string, stdin io.Reader) []Finding { return new(Linter).Files(paths, stdin) }
+
 // Files reads files, directories and, as [Stdin], standard input, and finds what there is to find, ordered by place.
 // It opens the files that conf lists name, and nothing else.
-func Files(paths []string, stdin io.Reader) []Finding {
+func (l *Linter) Files(paths []string, stdin io.Reader) []Finding {
 	var inputs []Input
 	var findings []Finding
 	unreadable := func(path, format string, args ...any) {
@@ -42,6 +56,7 @@ func Files(paths []string, stdin io.Reader) []Finding {
 	}
 	for _, path := range paths {
 		if path == Stdin {
+			l.progress("reading standard input")
 			data, err := io.ReadAll(stdin)
 			if err != nil {
 				unreadable(stdinName, "%v", err)
@@ -54,6 +69,7 @@ func Files(paths []string, stdin io.Reader) []Finding {
 			unreadable(path, "%s", reason(err, path))
 		}
 		for _, name := range names {
+			l.progress("reading %s", name)
 			data, err := readFile(name, name == path)
 			if err != nil {
 				unreadable(name, "%s", reason(err, name))
@@ -62,7 +78,7 @@ func Files(paths []string, stdin io.Reader) []Finding {
 			inputs = append(inputs, Input{name, data})
 		}
 	}
-	found := Inputs(inputs)
+	found := l.inputs(inputs)
 	if len(findings) > 0 { // what seems to be wrong may be right with what is missing
 		found = slices.DeleteFunc(found, func(f Finding) bool { return f.Severity != Error })
 	}
@@ -107,14 +123,16 @@ func reason(err error, path string) string {
 }
 
 // Inputs is [Files] for texts that have been read.
-func Inputs(inputs []Input) []Finding {
+func Inputs(inputs []Input) []Finding { return new(Linter).inputs(inputs) }
+
+func (l *Linter) inputs(inputs []Input) []Finding {
 	together := newUnit()
 	var r resource.Reader
 	var findings []Finding
 	var resources []Input
 	for _, in := range inputs {
 		if isConflist(in) {
-			findings = append(findings, conflist(in)...)
+			findings = append(findings, l.conflist(in)...)
 			continue
 		}
 		// A file may be named twice; a resource may not.
@@ -123,10 +141,12 @@ func Inputs(inputs []Input) []Finding {
 		}
 		resources = append(resources, in)
 		together.sources[in.Name] = &source{data: in.Data}
+		l.progress("reading the resources of %s", in.Name)
 		r.Add(in.Data, resource.Position{File: in.Name})
 	}
 	if len(resources) > 0 {
 		together.resolve(&r)
+		l.progress("examining all resources together")
 		together.check()
 	}
 	return sorted(append(findings, together.findings...))
@@ -141,7 +161,7 @@ func isConflist(in Input) bool {
 	return json.Unmarshal(in.Data, &keys) == nil && (keys.Plugins != nil || keys.Type != nil)
 }
 
-func conflist(in Input) []Finding {
+func (l *Linter) conflist(in Input) []Finding {
 	u := newUnit()
 	u.sources[in.Name] = &source{data: in.Data}
 	c, err := config.ParseConflist(in.Data, in.Name)
@@ -158,21 +178,23 @@ func conflist(in Input) []Finding {
 	u.shorthand = c.Shorthand()
 	u.autoReturn = c.AutoReturn
 	u.failsafes = policy.FailsafeRules(c.FailsafeInbound, c.FailsafeOutbound)
-	u.readLists()
-	u.readResources()
+	u.readLists(l)
+	u.readResources(l)
+	l.progress("examining the policy of %s", in.Name)
 	u.check()
 	return u.findings
 }
 
 // readLists reads the deny-files.
-func (u *unit) readLists() {
+func (u *unit) readLists(l *Linter) {
 	for _, path := range u.entry.DenyFiles {
+		l.progress("reading %s", path)
 		data, _, err := files.Read(path)
 		if err != nil {
 			u.add(u.entry.at("deny-files"), Error, Unreadable, "%s", files.Problem(err, "want the path of a list with an address or CIDR a line"))
 			continue
 		}
-		set, err := netset.ReadList(bytes.NewReader(data), path)
+		set, err := netset.ParseList(data, path)
 		if err != nil { // which begins with the place
 			u.add(u.entry.at("deny-files"), Error, InvalidList, "%s", err)
 			continue
@@ -182,7 +204,7 @@ func (u *unit) readLists() {
 }
 
 // readResources reads what the entry holds and what it names.
-func (u *unit) readResources() {
+func (u *unit) readResources(l *Linter) {
 	var r resource.Reader
 	for _, inline := range u.entry.Inline {
 		if _, known := u.sources[inline.At.File]; !known {
@@ -196,6 +218,7 @@ func (u *unit) readResources() {
 		u.add(u.entry.at(key), Error, Unreadable, "%s", oneLine(err))
 	}
 	for _, path := range paths {
+		l.progress("reading %s", path)
 		data, _, err := files.Read(path)
 		if err != nil {
 			u.add(u.entry.at(key), Error, Unreadable, "%s", files.Problem(err, "want a file with resources in YAML or JSON"))

@@ -9,6 +9,8 @@ func (s *Set) Equal(t *Set) bool { return slices.Equal(s.v4, t.v4) && slices.Equ
 
 // Union is the set of all addresses that are in any of the sets. Its entries are those of all of them.
 func Union(sets ...*Set) *Set {
+	// What adds nothing is no reason to copy a large set.
+	sets = slices.DeleteFunc(slices.Clone(sets), (*Set).Empty)
 	if len(sets) == 1 {
 		return sets[0]
 	}

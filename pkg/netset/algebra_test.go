@@ -154,3 +154,14 @@ func texts(s *Set) []string {
 	}
 	return out
 }
+
+// What adds nothing makes no copy.
+func TestUnionWithNothing(t *testing.T) {
+	s := Of(netip.MustParsePrefix("10.0.0.0/8"))
+	if got := Union(Of(), s, new(Set)); got != s {
+		t.Errorf("the union of %s and nothing is %s, a copy", s, got)
+	}
+	if got := Union(Of(), new(Set)); !got.Empty() || got.Entries() != 0 {
+		t.Errorf("the union of nothing is %s", got)
+	}
+}

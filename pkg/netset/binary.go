@@ -5,6 +5,7 @@ package netset
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 // MarshalBinary packs the set for a record on this machine: the number of IPv4 ranges and of entries, 8 bytes
@@ -35,11 +36,12 @@ func (s *Set) UnmarshalBinary(data []byte) error {
 	if n4 > uint64(len(data)/8) || (uint64(len(data))-8*n4)%32 != 0 {
 		return errors.New("packed address set: of no whole number of ranges")
 	}
-	*s = Set{entries: int(entries)}
+	*s = Set{entries: int(entries), v4: slices.Grow([]Range4(nil), int(n4))}
 	for ; n4 > 0; n4-- {
 		s.v4 = append(s.v4, Range4{binary.LittleEndian.Uint32(data), binary.LittleEndian.Uint32(data[4:])})
 		data = data[8:]
 	}
+	s.v6 = slices.Grow(s.v6, len(data)/32)
 	half := func(i int) uint64 { return binary.LittleEndian.Uint64(data[8*i:]) }
 	for ; len(data) > 0; data = data[32:] {
 		s.v6 = append(s.v6, Range6{Addr6{half(0), half(1)}, Addr6{half(2), half(3)}})

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // Range4 is an inclusive range of IPv4 addresses in host byte order.
@@ -83,6 +84,7 @@ type Set struct {
 	v4      []Range4
 	v6      []Range6
 	entries int
+	hash    atomic.Uint64 // 0 until it was asked for
 }
 
 // Ranges4 returns the IPv4 part: sorted, disjoint and never adjacent. Callers must not change it.
@@ -125,8 +127,18 @@ func (s *Set) Contains(a netip.Addr) bool {
 	return found
 }
 
-// Hash identifies the addresses of the set, however they were written.
+// Hash identifies the addresses of the set, however they were written. It is found out once: many rules may name a
+// set of a million.
 func (s *Set) Hash() uint64 {
+	hash := s.hash.Load()
+	if hash == 0 {
+		hash = s.sum()
+		s.hash.Store(hash)
+	}
+	return hash
+}
+
+func (s *Set) sum() uint64 {
 	h := fnv.New64a()
 	var b [32]byte
 	for _, r := range s.v4 {
@@ -232,8 +244,7 @@ func Bounds6(p netip.Prefix) (lo, hi Addr6) {
 
 // Builder collects prefixes in any order. The zero Builder is ready to use.
 type Builder struct {
-	// v4 packs a range as lo<<32|hi: one integer sort orders a million of them in well under 0.1 s.
-	v4      []uint64
+	v4      []uint64 // packed ranges
 	v6      []Range6
 	entries int
 }
@@ -245,40 +256,26 @@ func (b *Builder) Add(p netip.Prefix) {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
 	if p.Addr().Is4() {
-		lo, hi := Bounds4(p)
-		b.v4 = append(b.v4, uint64(lo)<<32|uint64(hi))
+		b.add4(From4(p.Addr()), p.Bits())
 		return
 	}
 	lo, hi := Bounds6(p)
 	b.v6 = append(b.v6, Range6{lo, hi})
 }
 
-// Build sorts and merges what was added. The Builder must not be used afterwards.
+// Grow makes room for n more IPv4 prefixes.
+func (b *Builder) Grow(n int) { b.v4 = slices.Grow(b.v4, n) }
+
+func (b *Builder) add4(address uint32, bits int) {
+	host := uint32(math.MaxUint32) >> bits // all of them for 0, none for 32
+	lo := address &^ host
+	b.v4 = append(b.v4, uint64(lo)<<32|uint64(lo|host))
+}
+
+// Build orders and merges what was added. The Builder must not be used afterwards.
 func (b *Builder) Build() *Set {
-	s := &Set{entries: b.entries}
-	slices.Sort(b.v4)
-	for _, packed := range b.v4 {
-		r := Range4{uint32(packed >> 32), uint32(packed)}
-		if n := len(s.v4); n > 0 && uint64(r.Lo) <= uint64(s.v4[n-1].Hi)+1 {
-			s.v4[n-1].Hi = max(s.v4[n-1].Hi, r.Hi)
-			continue
-		}
-		s.v4 = append(s.v4, r)
-	}
 	slices.SortFunc(b.v6, func(x, y Range6) int { return x.Lo.Compare(y.Lo) })
-	for _, r := range b.v6 {
-		if n := len(s.v6); n > 0 {
-			last := &s.v6[n-1]
-			if last.Hi == Max6 || r.Lo.Compare(last.Hi.Next()) <= 0 {
-				if r.Hi.Compare(last.Hi) > 0 {
-					last.Hi = r.Hi
-				}
-				continue
-			}
-		}
-		s.v6 = append(s.v6, r)
-	}
-	return s
+	return &Set{v4: merge4(sort4(b.v4)), v6: merge6(b.v6), entries: b.entries}
 }
 
 // Of builds a set from prefixes.

@@ -5,50 +5,10 @@ package netset
 import (
 	"math/rand/v2"
 	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
-
-func TestReadList(t *testing.T) {
-	const list = "\ufeff# a feed\n" +
-		"192.0.2.1\n" +
-		"192.0.2.1   ; again\n" +
-		"  198.51.100.77/24\tDE\tcomment ignored\n" +
-		"203.0.113.0/25,1,2,3\n" +
-		"203.0.113.128/25\r\n" +
-		"\n; only a comment\n" +
-		"2001:db8::1/32 # host bits\n" +
-		"::ffff:192.0.2.9\n"
-	s, err := ReadList(strings.NewReader(list), "feed")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, p := range s.Prefixes() {
-		got = append(got, p.String())
-	}
-	want := []string{"192.0.2.1/32", "192.0.2.9/32", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("-want +got\n%s", diff)
-	}
-	if s.Entries() != 7 {
-		t.Errorf("%d entries, want 7", s.Entries())
-	}
-	for text, place := range map[string]string{
-		"192.0.2.1\n  10.0.0.0/33\n":   "feed:2:3:",
-		"example.org\n":                "feed:1:1:",
-		"# x\n\n,10.0.0.1\n":           "feed:3:1:",
-		"fe80::1%eth0\n":               "feed:1:1:",
-		strings.Repeat("1", 2<<20):     "feed:1:",
-		"10.0.0.1\n10.0.0.1/8/9 # x\n": "feed:2:1:",
-	} {
-		if _, err := ReadList(strings.NewReader(text), "feed"); err == nil || !strings.HasPrefix(err.Error(), place) {
-			t.Errorf("%.40q: %v, want an error at %s", text, err, place)
-		}
-	}
-}
 
 // Against the plainest oracle: ask each prefix.
 func TestSetAgainstPrefixes(t *testing.T) {

@@ -3,7 +3,6 @@
 package node
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -75,17 +74,31 @@ type Desired struct {
 
 // Read reads the files that a config names. Its errors are config errors that name the annotation.
 func Read(c *config.Config) (*Desired, error) {
+	return read(c, func(string, ...any) {})
+}
+
+// read is [Read] with a function that is told each file.
+func read(c *config.Config, progress func(format string, args ...any)) (*Desired, error) {
 	d := &Desired{config: c, shorthand: c.Shorthand()}
-	if err := errors.Join(d.readLists(), d.readResources()); err != nil {
+	if err := errors.Join(d.readLists(progress), d.readResources(progress)); err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Desired) readLists() error {
+// howFar is said behind the i-th of n.
+func howFar(i, n int) string {
+	if n == 1 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d of %d)", i+1, n)
+}
+
+func (d *Desired) readLists(progress func(string, ...any)) error {
 	const key = config.Prefix + "deny-files"
 	var errs []error
-	for _, path := range d.config.DenyFiles {
+	for i, path := range d.config.DenyFiles {
+		progress("reading %s%s", path, howFar(i, len(d.config.DenyFiles)))
 		set, err := d.readList(path)
 		if err != nil { // it begins with the path
 			errs = append(errs, &config.Error{Key: key, Problem: err.Error()})
@@ -102,10 +115,10 @@ func (d *Desired) readList(path string) (*netset.Set, error) {
 		return nil, files.Problem(err, "want the path of a list with an address or CIDR a line")
 	}
 	d.files = append(d.files, stamp)
-	return netset.ReadList(bytes.NewReader(data), path)
+	return netset.ParseList(data, path)
 }
 
-func (d *Desired) readResources() error {
+func (d *Desired) readResources(progress func(string, ...any)) error {
 	const key = config.Prefix + "policy-files"
 	var r resource.Reader
 	for _, inline := range d.config.Inline {
@@ -116,7 +129,8 @@ func (d *Desired) readResources() error {
 	if err != nil {
 		errs = append(errs, &config.Error{Key: key, Problem: err.Error()})
 	}
-	for _, path := range paths {
+	for i, path := range paths {
+		progress("reading %s%s", path, howFar(i, len(paths)))
 		data, stamp, err := files.Read(path)
 		if err != nil {
 			err = files.Problem(err, "want a file with resources in YAML or JSON")

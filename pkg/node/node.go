@@ -33,7 +33,7 @@ type Node struct {
 	BPFFS   string
 	RunDir  string
 	Log     *slog.Logger
-	// Progress is called before each step of apply with its name. (optional)
+	// Progress is called before each step of plan and apply with its name. (optional)
 	Progress func(step string)
 }
 
@@ -94,6 +94,7 @@ func (n *Node) Apply(ctx context.Context, c *config.Config) (*Result, error) {
 }
 
 func (n *Node) ensure(ctx context.Context, c *config.Config, start time.Time, force bool) (*Result, error) {
+	n.progress("waiting for the lock")
 	unlock, err := n.lock(ctx)
 	if err != nil {
 		return nil, err

@@ -314,7 +314,7 @@ func interfaceName(index int) string {
 // plan observes the node and makes the plan. r is the record, nil where there is none; forget says that interfaces
 // which it has and the config does not select are to go.
 func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
-	d, err := Read(c)
+	d, err := read(c, n.progress)
 	if err != nil {
 		return nil, err
 	}
@@ -355,6 +355,7 @@ func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
 			observed[i].LacksMetadata, _ = pins.LacksMetadata(f.Index, was.Generation)
 		}
 	}
+	n.progress("compiling")
 	p, err := MakePlan(d, observed, pinned)
 	if err != nil {
 		return nil, err

@@ -20,7 +20,8 @@ type snapshot struct {
 	Format     int            `json:"format"`
 	Generation uint64         `json:"generation"`
 	Lists      []snapshotList `json:"lists"`
-	// Sets are the address sets of all lists, each once and packed: there may be a million addresses.
+	// Sets are the address sets of all lists, each once and packed, however many rules and lists name it: there may be a
+	// million addresses.
 	Sets [][]byte `json:"sets,omitempty"`
 
 	sets []*netset.Set
@@ -44,18 +45,21 @@ type snapshotEntity struct {
 
 func newSnapshot(generation uint64, lists []List) *snapshot {
 	s := &snapshot{Format: snapshotFormat, Generation: generation, Lists: make([]snapshotList, len(lists))}
-	places := map[*netset.Set]int{}
+	places := map[uint64][]int{} // by the set's hash
 	place := func(set *netset.Set) *int {
 		if set == nil {
 			return nil
 		}
-		at, ok := places[set]
-		if !ok {
-			at = len(s.Sets)
-			places[set] = at
-			packed, _ := set.MarshalBinary() // which never fails
-			s.Sets = append(s.Sets, packed)
+		hash := set.Hash()
+		for _, at := range places[hash] {
+			if other := s.sets[at]; other == set || other.Entries() == set.Entries() && other.Equal(set) {
+				return &at
+			}
 		}
+		at := len(s.sets)
+		places[hash] = append(places[hash], at)
+		packed, _ := set.MarshalBinary() // which never fails
+		s.Sets, s.sets = append(s.Sets, packed), append(s.sets, set)
 		return &at
 	}
 	entity := func(e policy.Entity) snapshotEntity {

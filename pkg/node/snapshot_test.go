@@ -4,6 +4,7 @@ package node
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -56,6 +57,32 @@ func TestSnapshot(t *testing.T) {
 	}
 	if r := s.rules(9); r.Ingress != nil || r.Egress != nil {
 		t.Errorf("a list that is not there has %d rules", len(r.Ingress))
+	}
+}
+
+// A set that rules of several lists name is there once, also where each made its own of the same addresses.
+func TestSnapshotHasSetsOnce(t *testing.T) {
+	big := func(more ...string) policy.Entity {
+		prefixes := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		for _, p := range more {
+			prefixes = append(prefixes, netip.MustParsePrefix(p))
+		}
+		return policy.Entity{Nets: netset.Of(prefixes...), NetsName: "selector has(bad)"}
+	}
+	shared := big()
+	lists := []List{
+		{Rules: policy.Rules{Ingress: []policy.Rule{{Source: shared}, {Source: big(), Destination: shared}, {Source: big("198.51.100.1/32")}}}},
+		{Rules: policy.Rules{Ingress: []policy.Rule{{Source: shared}}, Egress: []policy.Rule{{Destination: big()}}}},
+		{Rules: policy.Rules{Ingress: []policy.Rule{{Source: big("192.0.2.7/32")}}}}, // the same addresses of two entries
+	}
+	s := newSnapshot(1, lists)
+	if len(s.Sets) != 3 {
+		t.Errorf("%d sets, want 3", len(s.Sets))
+	}
+	for i, l := range lists {
+		if diff := cmp.Diff(l.Rules, s.rules(i), sameSet, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("list %d: -want +got\n%s", i, diff)
+		}
 	}
 }
 

@@ -3,56 +3,65 @@
 package resource
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
 )
 
-// bigSet is a GlobalNetworkSet of n different addresses.
-func bigSet(n int) []byte {
-	var b strings.Builder
-	b.WriteString(resourceFrame("GlobalNetworkSet", "big") + "  nets:\n")
+// bigSet is a GlobalNetworkSet of n different addresses, in YAML and in JSON.
+func bigSet(n int) map[string][]byte {
+	var block, flow strings.Builder
+	block.WriteString(resourceFrame("GlobalNetworkSet", "big") + "  nets:\n")
+	flow.WriteString(`{"apiVersion":"projectcalico.org/v3","kind":"GlobalNetworkSet","metadata":{"name":"big"},"spec":{"nets":[`)
 	r := rand.New(rand.NewPCG(1, 2))
 	for seen := make(map[uint32]bool, n); len(seen) < n; {
 		a := r.Uint32()
 		if seen[a] {
 			continue
 		}
+		if len(seen) > 0 {
+			flow.WriteByte(',')
+		}
 		seen[a] = true
-		var bytes [4]byte
-		binary.BigEndian.PutUint32(bytes[:], a)
-		fmt.Fprintf(&b, "  - %s/32\n", netip.AddrFrom4(bytes))
+		p := netip.PrefixFrom(netset.To4(a), 32)
+		fmt.Fprintf(&block, "  - %s\n", p)
+		fmt.Fprintf(&flow, "%q", p)
 	}
-	return []byte(b.String())
+	flow.WriteString("]}}")
+	return map[string][]byte{"YAML": []byte(block.String()), "JSON": []byte(flow.String())}
 }
 
 func TestBigSet(t *testing.T) {
 	const n = 100_000
-	set, err := read(string(bigSet(n)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := set.NetworkSets[0].Nets.Entries(); got != n {
-		t.Errorf("%d nets, want %d", got, n)
+	for name, data := range bigSet(n) {
+		set, err := read(string(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if nets := set.NetworkSets[0].Nets; nets.Entries() != n {
+			t.Errorf("%s: %d nets, want %d", name, nets.Entries(), n)
+		}
 	}
 }
 
 func BenchmarkRead(b *testing.B) {
 	for _, n := range []int{1000, 100_000, 1_000_000} {
-		data := bigSet(n)
-		b.Run(fmt.Sprintf("nets=%d", n), func(b *testing.B) {
-			b.SetBytes(int64(len(data)))
-			b.ReportAllocs()
-			for b.Loop() {
-				var r Reader
-				r.Add(data, Position{File: "f"})
-				if _, err := r.Result(); err != nil {
-					b.Fatal(err)
+		for name, data := range bigSet(n) {
+			b.Run(fmt.Sprintf("%s/nets=%d", name, n), func(b *testing.B) {
+				b.SetBytes(int64(len(data)))
+				b.ReportAllocs()
+				for b.Loop() {
+					var r Reader
+					r.Add(data, Position{File: "f"})
+					if _, err := r.Result(); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

@@ -2,7 +2,12 @@
 
 package resource
 
-import "github.com/untracked-cni/untracked/pkg/netset"
+import (
+	"bytes"
+	"errors"
+
+	"github.com/untracked-cni/untracked/pkg/netset"
+)
 
 const namespaceLabel = "projectcalico.org/namespace"
 
@@ -36,14 +41,32 @@ func (v value) nets(b *netset.Builder) {
 			}
 			n = v.element(i).node
 		}
-		p, err := netset.ParsePrefix(n.Value)
-		switch {
+		switch err := addNet(b, []byte(n.Value)); {
+		case errors.Is(err, errMapped):
+			v.element(i).fail("%s", err)
 		case err != nil:
 			v.element(i).fail("not an address or CIDR; want one such as 10.0.0.0/8 or 2001:db8::/32")
-		case p.Addr().Is4In6():
-			v.element(i).fail("an IPv4 address in IPv6 form; want it in IPv4 form")
-		default:
-			b.Add(p)
+		}
+		if r := v.runAt(i); r != nil && r.addTo(b) != nil {
+			v.source.uncertain = true
 		}
 	}
+}
+
+var errMapped = errors.New("an IPv4 address in IPv6 form; want it in IPv4 form")
+
+// addNet adds one network to a set.
+func addNet(b *netset.Builder, s []byte) error {
+	if bytes.IndexByte(s, ':') < 0 {
+		return b.AddText(s)
+	}
+	p, err := netset.ParsePrefix(string(s))
+	if err != nil {
+		return err
+	}
+	if p.Addr().Is4In6() {
+		return errMapped
+	}
+	b.Add(p)
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -30,9 +31,36 @@ type Reader struct {
 //
 // What is wrong is for Result to tell. Behind a mistake in the grammar nothing more is read of the text.
 func (r *Reader) Add(data []byte, at Position) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if !r.addShortened(data, shortest, at) {
+		r.addWhole(data, at)
+	}
+}
+
+func (r *Reader) addWhole(data []byte, at Position) {
 	before := len(r.errs)
-	r.read(newText(bytes.TrimPrefix(data, []byte("\ufeff")), at))
+	r.read(newText(data, nil, at), nil)
 	sortByPlace(r.errs[before:])
+}
+
+// addShortened leaves the runs of a text to package netset. It returns false, and has done nothing, where there are none,
+// where it is not certain that they are what they look like, or where something is wrong with the text.
+func (r *Reader) addShortened(data []byte, shortest int, at Position) bool {
+	short, runs := withoutRuns(data, shortest)
+	if runs == nil {
+		return false
+	}
+	attempt := Reader{defined: maps.Clone(r.defined)}
+	src := attempt.read(newText(short, runs, at), runs)
+	if len(attempt.errs) > 0 || src.uncertain || slices.ContainsFunc(runs, func(r *run) bool { return !r.read }) {
+		return false
+	}
+	r.defined = attempt.defined
+	r.set.Tiers = append(r.set.Tiers, attempt.set.Tiers...)
+	r.set.Policies = append(r.set.Policies, attempt.set.Policies...)
+	r.set.NetworkSets = append(r.set.NetworkSets, attempt.set.NetworkSets...)
+	r.set.HostEndpoints = append(r.set.HostEndpoints, attempt.set.HostEndpoints...)
+	return true
 }
 
 // Result returns what was read, or all that is wrong with it: [Error]s, joined, in the order of the texts and within
@@ -54,11 +82,11 @@ func (r *Reader) Result() (*Set, error) {
 	return &s, nil
 }
 
-func (r *Reader) read(t *text) {
-	src := &source{text: t, reader: r, budget: max(minBudget, 4*len(t.data))}
+func (r *Reader) read(t *text, runs []*run) *source {
+	src := &source{text: t, runs: runs, reader: r, budget: max(minBudget, 4*len(t.data))}
 	if at, why := notText(t.data); why != "" {
 		src.fail(at, "", "", "", why)
-		return
+		return src
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(t.data))
 	for err == nil {
@@ -70,6 +98,7 @@ func (r *Reader) read(t *text) {
 	if err != io.EOF {
 		src.syntaxError(err)
 	}
+	return src
 }
 
 func (r *Reader) document(src *source, document *yaml.Node) {

@@ -3,6 +3,7 @@
 package resource
 
 import (
+	"bytes"
 	"fmt"
 	"sort"
 	"unicode/utf8"
@@ -15,27 +16,45 @@ import (
 type text struct {
 	data []byte
 	at   Position // of the first byte; Line is 0 at a file's start
-	// lines has where the lines begin that the YAML library counts.
-	lines []line
+	// lines are the offsets where the lines begin that the YAML library counts.
+	lines []int
+	// places are where a user's lines begin, and what stands behind a part that was left out; in their order.
+	places []place
 	// last is the place that was asked for last. The next one is mostly near it, while a line may be the whole text.
 	last struct{ line, column, offset int }
 }
 
-type line struct {
-	start       int // offset
-	number      int // of the line it is in, as editors count, from 1
-	numberStart int // offset of that line
+// place is where an offset is for a user, and with it what follows up to the next place.
+type place struct{ offset, line, column int }
+
+// behind is the place of what stands at an offset, behind a part that is not in the text.
+func (p place) behind(offset int, left []byte) place {
+	p.column += offset - p.offset + len(left)
+	if end := bytes.LastIndexByte(left, '\n'); end >= 0 {
+		p.line += bytes.Count(left, newline)
+		p.column = len(left) - end
+	}
+	p.offset = offset
+	return p
 }
 
-func newText(data []byte, at Position) *text {
-	t := &text{data: data, at: at, lines: []line{{number: 1}}}
+var newline = []byte("\n")
+
+// newText is a text that these runs were cut out of, in their order.
+func newText(data []byte, runs []*run, at Position) *text {
+	t := &text{data: data, at: at, lines: []int{0}, places: []place{{line: 1, column: 1}}}
 	t.last.line, t.last.column = 1, 1
-	current := line{number: 1}
+	here := t.places[0]
 	for i := 0; i < len(data); i++ {
+		if len(runs) > 0 && runs[0].gap == i {
+			here = here.behind(i, runs[0].left)
+			t.places = append(t.places, here)
+			runs = runs[1:]
+		}
 		switch data[i] {
 		case '\n':
-			current.number++
-			current.numberStart = i + 1
+			here = place{i + 1, here.line + 1, 1}
+			t.places = append(t.places, here)
 		case '\r':
 			if i+1 < len(data) && data[i+1] == '\n' {
 				continue
@@ -51,8 +70,7 @@ func newText(data []byte, at Position) *text {
 		default:
 			continue
 		}
-		current.start = i + 1
-		t.lines = append(t.lines, current)
+		t.lines = append(t.lines, i+1)
 	}
 	return t
 }
@@ -63,7 +81,7 @@ func (t *text) offset(lineNumber, column int) int {
 		return len(t.data)
 	}
 	lineNumber, column = max(lineNumber, 1), max(column, 1)
-	at, from := t.lines[lineNumber-1].start, 1
+	at, from := t.lines[lineNumber-1], 1
 	if t.last.line == lineNumber && t.last.column < 2*column {
 		at, from = t.last.offset, t.last.column
 	}
@@ -81,9 +99,9 @@ func (t *text) offset(lineNumber, column int) int {
 
 // position is where an offset is, for people.
 func (t *text) position(offset int) Position {
-	i := sort.Search(len(t.lines), func(i int) bool { return t.lines[i].start > offset }) - 1
-	l := t.lines[i]
-	p := Position{File: t.at.File, Line: l.number, Column: offset - l.numberStart + 1}
+	i := sort.Search(len(t.places), func(i int) bool { return t.places[i].offset > offset }) - 1
+	here := t.places[i]
+	p := Position{File: t.at.File, Line: here.line, Column: here.column + offset - here.offset}
 	if t.at.Line > 0 {
 		if p.Line == 1 {
 			p.Column += t.at.Column - 1

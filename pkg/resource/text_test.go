@@ -22,15 +22,15 @@ func TestOffset(t *testing.T) {
 		for column := range 160 {
 			p := place{line, column}
 			places = append(places, p)
-			want[p] = newText(data, Position{}).offset(line, column)
+			want[p] = newText(data, nil, Position{}).offset(line, column)
 		}
 	}
 	for p, offset := range map[place]int{{0, 0}: 0, {1, 1}: 0, {1, 2}: 2, {2, 2}: 13, {5, 2}: 28, {5, 4}: 33, {9, 1}: len(data)} {
-		if got := newText(data, Position{}).offset(p.line, p.column); got != offset {
+		if got := newText(data, nil, Position{}).offset(p.line, p.column); got != offset {
 			t.Errorf("%d:%d is at %d, want %d", p.line, p.column, got, offset)
 		}
 	}
-	text := newText(data, Position{})
+	text := newText(data, nil, Position{})
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20 {
 		for _, i := range r.Perm(len(places)) {
@@ -58,6 +58,15 @@ func TestOneLine(t *testing.T) {
 	}{
 		{"rules", 200, func(n int) string {
 			return list(n, `{`+frame+`,"kind":"GlobalNetworkPolicy","spec":{"doNotTrack":true,"applyOnForward":true,"ingress":[`, rule, `]}}`)
+		}, true},
+		{"good addresses", 10_000, func(n int) string {
+			return list(n, `{`+frame+`,"kind":"GlobalNetworkSet","spec":{"nets":[`, `"10.0.0.1"`, `]}}`)
+		}, true},
+		{"short sets", 500, func(n int) string {
+			return list(n, `[`, `{`+frame+`,"kind":"GlobalNetworkSet","spec":{"nets":["10.0.0.1"]}}`, `]`) // all of one name
+		}, false},
+		{"interrupted", 50, func(n int) string {
+			return list(n, `{`+frame+`,"kind":"GlobalNetworkSet","spec":{"nets":[`, strings.Repeat(`"10.0.0.1",`, 99)+`'10.0.0.1'`, `]}}`)
 		}, true},
 		{"bad addresses", 10_000, func(n int) string {
 			return list(n, `{`+frame+`,"kind":"GlobalNetworkSet","spec":{"nets":[`, `"x"`, `]}}`)

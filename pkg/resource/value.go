@@ -17,6 +17,9 @@ import (
 type source struct {
 	text   *text
 	reader *Reader
+	// runs are what the text was shortened by, in their order. uncertain says that they may not be what they look like.
+	runs      []*run
+	uncertain bool
 	// budget is how many nodes may still be visited. Without aliases each is visited once or twice; an alias visits a
 	// whole tree again, and a text of a kilobyte can name billions of nodes so.
 	budget int
@@ -72,6 +75,7 @@ func (s *source) root(node *yaml.Node) value { return value{source: s}.to(node, 
 func (v value) to(node *yaml.Node, path string) value {
 	if node.Kind == yaml.AliasNode {
 		node = node.Alias
+		v.source.uncertain = true // what is named may stand where nothing was shortened for
 	}
 	v.node, v.path = node, path
 	return v

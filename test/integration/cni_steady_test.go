@@ -3,10 +3,15 @@
 package integration
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +46,84 @@ func TestCNISteadyAddOnlyReads(t *testing.T) {
 		}
 	}
 	cniSame(t, "looking at a healthy node", before, cniRead(t, l))
+}
+
+// An ADD on a healthy node opens the record and neither the lists, however long, nor the rules that hold their addresses.
+func TestCNISteadyAddReadsNoList(t *testing.T) {
+	var list, set strings.Builder
+	set.WriteString("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {name: big, labels: {list: big}}\nspec:\n  nets:\n")
+	const entries = 100_000
+	for i := range entries {
+		fmt.Fprintf(&list, "10.%d.%d.%d\n", i>>15, i>>7&0xff, i<<1&0xff)
+		fmt.Fprintf(&set, "  - 172.%d.%d.%d/32\n", 16+i>>15, i>>7&0xff, i<<1&0xff)
+	}
+	set.WriteString(`---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: big}
+spec:
+  selector: all()
+  doNotTrack: true
+  applyOnForward: true
+  ingress:
+  - {action: Deny, source: {selector: has(list)}}
+`)
+	dir := t.TempDir()
+	listFile, setFile := filepath.Join(dir, "list"), filepath.Join(dir, "set.yaml")
+	check(t, os.WriteFile(listFile, []byte(list.String()), 0o600))
+	check(t, os.WriteFile(setFile, []byte(set.String()), 0o600))
+
+	l, chain, pod := cniChain(t, cniPolicy("deny-files", listFile, "policy-files", setFile))
+	cniAdd(t, chain, pod)
+	opened := cniWatchOpens(t, dir, l.RunDir)
+	for range 3 {
+		cniAdd(t, chain, pod)
+	}
+	if got := opened(); !slices.Equal(got, []string{"record.json"}) {
+		t.Errorf("an ADD on a healthy node opened %v, want the record alone", got)
+	}
+	if info := must(os.Stat(filepath.Join(l.RunDir, "record.json")))(t); info.Size() > 16<<10 {
+		t.Errorf("the record of %d addresses has %d bytes", 2*entries, info.Size())
+	}
+	// The addresses are there all the same, for who asks.
+	if out := must(l.Untracked("rules"))(t); out.ExitCode != 0 || bytes.Count(out.Stdout, []byte(fmt.Sprintf("%d CIDRs", entries))) == 0 {
+		t.Errorf("rules: exit status %d, %s%s", out.ExitCode, out.Stdout, out.Stderr)
+	}
+	if got := opened(); !slices.Contains(got, "rules.json") {
+		t.Errorf("to list the rules, %v were opened", got)
+	}
+	cniTidy(t, l)
+}
+
+// cniWatchOpens returns a function that returns the names of the files of some directories that anybody has opened
+// since it was last asked, sorted, each once.
+func cniWatchOpens(t *testing.T, dirs ...string) func() []string {
+	t.Helper()
+	fd := must(unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK))(t)
+	t.Cleanup(func() { unix.Close(fd) })
+	for _, dir := range dirs {
+		must(unix.InotifyAddWatch(fd, dir, unix.IN_OPEN))(t)
+	}
+	return func() []string {
+		var names []string
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := unix.Read(fd, buffer)
+			if errors.Is(err, unix.EAGAIN) {
+				slices.Sort(names)
+				return slices.Compact(names)
+			}
+			check(t, err)
+			for event := buffer[:n]; len(event) > 0; {
+				// struct inotify_event: wd, mask, cookie and len of 4 bytes each, then the name and zeros.
+				length := binary.NativeEndian.Uint32(event[12:])
+				if name := string(bytes.TrimRight(event[16:16+length], "\x00")); name != "" { // not the directory itself
+					names = append(names, name)
+				}
+				event = event[16+length:]
+			}
+		}
+	}
 }
 
 // cniReadOnly makes a directory read-only for everybody. Closing the lab unmounts it.
