@@ -24,7 +24,7 @@
 
 #define MAX_VLAN_TAGS		2
 #define MAX_EXTENSION_HEADERS	8
-#define MAX_HEADER_BYTES	0x3fff	/* of an IP header with its extensions; a mask to the verifier */
+#define MAX_HEADER_BYTES	0x3fff	/* of an IP header with its extensions: 14 bits, a mask to the verifier */
 
 #define IP_OFFSET_MASK		0x1fff	/* fragment offset of IPv4 */
 #define IP6_OFFSET_MASK		0xfff8	/* fragment offset of IPv6, in the upper 13 bits */
@@ -70,15 +70,16 @@ static const struct extension {
 	[IPPROTO_FRAGMENT] = { 1, 3 },	/* its "length" is a reserved byte, taken as 0 */
 };
 
+/* As wide as registers: to keep something narrower costs instructions. */
 struct packet {
-	__u64 src_hi, src_lo, dst_hi, dst_lo;	/* host byte order; IPv4 uses the low halves */
-	__u32 bytes;	/* length of the IP packet */
-	__u32 l4;	/* offset of the transport header from the IP header */
-	__s32 left;	/* bytes from there on, by the IP header's account */
-	__u16 sport;	/* valid when slot has ports */
-	__u16 value;	/* destination port, ICMP type << 8 | code, or protocol */
-	__u8 slot;	/* enum l4_slot */
-	__u8 hop_limit;
+	__u64 src_hi, src_lo, dst_hi, dst_lo;	/* host byte order; IPv4 has the low halves only */
+	__u64 bytes;	/* length of the IP packet */
+	__u64 l4;	/* offset of the transport header from the IP header */
+	__s64 left;	/* bytes from there on, by the IP header's account */
+	__u64 sport;	/* valid when slot has ports */
+	__u64 value;	/* destination port, ICMP type << 8 | code, or protocol */
+	__u64 slot;	/* enum l4_slot */
+	__u64 hop_limit;
 	bool ipv4;
 	bool later_fragment;
 };
@@ -91,7 +92,7 @@ enum parse_result {
 
 /* What surrounds an IP packet: nothing as it arrived, an ICMP error if it is quoted in one. */
 struct surroundings {
-	__s32 limit;	/* bytes that the enclosing header leaves for this packet */
+	__s64 limit;	/* bytes that the enclosing header leaves for this packet */
 	bool quoted;
 	bool aggregated;	/* tc may see packets put together to over 64 KiB, without a length (BIG TCP) */
 };
@@ -103,7 +104,7 @@ static __always_inline __u64 opaque(__u64 v)
 	return v;
 }
 
-static __always_inline bool slot_has_ports(__u8 slot)
+static __always_inline bool slot_has_ports(__u64 slot)
 {
 	return slot <= SLOT_SCTP;
 }
@@ -135,53 +136,56 @@ static __always_inline __u16 parse_ethernet(void **ip, void *end)
 	return type;
 }
 
-/* Reads ports or ICMP type and code at p->l4, unless they are truncated. */
-static __always_inline void parse_l4(struct packet *p, void *ip, void *end, __u8 protocol, bool quoted)
+/*
+ * Reads ports or ICMP type and code at p->l4, unless they are truncated or, as far as unknown is not 0, not there. All
+ * that may be wrong is put into the sign of one number, for a single branch.
+ */
+static __always_inline void parse_l4(struct packet *p, void *ip, void *end, __u64 protocol, bool quoted, __s64 unknown)
 {
 	const struct transport *t = p->ipv4 ? &transports_ipv4[protocol] : &transports_ipv6[protocol];
 	__be16 *field = ip + (p->l4 & MAX_HEADER_BYTES);
 	__s64 need = quoted ? QUOTED_L4_BYTES : t->bytes;
-	__u16 first, second;
-	__u8 slot = t->slot;
+	__u64 slot = t->slot, first, second;
 
+	asm volatile("" : "+r"(field));	/* what is checked is what is read: not the same sum, made once more */
 	p->slot = SLOT_PROTOCOL;
 	p->value = protocol;
 	p->sport = 0;
-	if (!slot || p->later_fragment || p->l4 > MAX_HEADER_BYTES || (void *)field + 8 > end)
+	if ((void *)field + 8 > end)
 		return;
-	if (p->left < need || end - (void *)field < need)
+	if (((p->left - need) | (end - (void *)field - need) | (__s64)(slot - 1) | -unknown) < 0)
 		return;
 	first = bpf_ntohs(field[0]);
 	second = bpf_ntohs(field[1]);
-	p->slot = --slot;
+	p->slot = slot - 1;
 	p->sport = first;
-	p->value = slot_has_ports(slot) ? second : first;
+	p->value = slot_has_ports(p->slot) ? second : first;
 }
 
 static __always_inline enum parse_result parse_ipv4(struct packet *p, void *data, void *end,
 						    struct surroundings s)
 {
 	struct iphdr *ip = data;
-	__s32 header, total;
+	__s64 header, total, offset;
 
-	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+	if ((void *)(ip + 1) > end || ip->version != 4)
 		return MALFORMED;
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
-	if (!total && s.aggregated)
+	if (s.aggregated && !total)
 		total = end - data;
-	if (total < header || end - data < header)
+	if (((header - (__s64)sizeof(*ip)) | (total - header) | (end - data - header)) < 0)
 		return MALFORMED;
 	p->ipv4 = true;
-	p->src_hi = p->dst_hi = 0;
 	p->src_lo = bpf_ntohl(ip->saddr);
 	p->dst_lo = bpf_ntohl(ip->daddr);
 	p->hop_limit = ip->ttl;
 	p->bytes = total;
 	p->l4 = opaque(header);
 	p->left = (total < s.limit ? total : s.limit) - header;
-	p->later_fragment = bpf_ntohs(ip->frag_off) & IP_OFFSET_MASK;
-	parse_l4(p, data, end, ip->protocol, s.quoted);
+	offset = bpf_ntohs(ip->frag_off) & IP_OFFSET_MASK;
+	p->later_fragment = offset;
+	parse_l4(p, data, end, ip->protocol, s.quoted, offset);
 	return PARSED;
 }
 
@@ -194,10 +198,10 @@ static __always_inline enum parse_result parse_ipv6(struct packet *p, void *data
 						    struct surroundings s)
 {
 	struct ipv6hdr *ip = data;
-	__s32 left, room = s.limit - (__s32)sizeof(*ip);
+	__s64 left, room = s.limit - (__s64)sizeof(*ip);
 	__u64 offset = sizeof(*ip);
 	bool later = false;
-	__u8 protocol;
+	__u64 protocol;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return MALFORMED;
@@ -231,7 +235,7 @@ static __always_inline enum parse_result parse_ipv6(struct packet *p, void *data
 			break;
 		length = fragment ? 0 : ext[1];
 		length = (opaque(length + add) << (shift & 3)) & 0xfff;
-		if (left < (__s32)length || end - (void *)ext < (__s64)length)
+		if (left < (__s64)length || end - (void *)ext < (__s64)length)
 			break;
 		protocol = ext[0];
 		if (fragment && (bpf_ntohs(*(__be16 *)(ext + 2)) & IP6_OFFSET_MASK)) {
@@ -244,7 +248,7 @@ static __always_inline enum parse_result parse_ipv6(struct packet *p, void *data
 	p->later_fragment = opaque(later) & 1;
 	p->l4 = offset;
 	p->left = left;
-	parse_l4(p, data, end, opaque(protocol), s.quoted);
+	parse_l4(p, data, end, opaque(protocol) & 255, s.quoted, p->later_fragment | offset >> 14);
 	return PARSED;
 }
 

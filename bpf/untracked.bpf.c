@@ -25,15 +25,17 @@
 
 static __always_inline int xdp(struct xdp_md *ctx)
 {
-	void *end = (void *)(long)ctx->data_end;
-	void *ip = (void *)(long)ctx->data;
+	struct view v = { .ctx = ctx, .in_xdp = true };
 	struct decision d;
 	__u32 *metadata;
 	__u16 type;
+	void *ip;
 	int action = XDP_PASS;
 
-	type = parse_ethernet(&ip, end);
-	d = decide(ip, end, type, false);
+	v.data = ip = (void *)(long)ctx->data;
+	v.end = (void *)(long)ctx->data_end;
+	type = parse_ethernet(&ip, v.end);
+	d = decide(v, ip, type);
 	if (d.verdict == VERDICT_DENIED)
 		action = XDP_DROP;
 	if (d.verdict == VERDICT_UNTRACKED) {
@@ -85,27 +87,30 @@ int untracked_mark(struct __sk_buff *skb)
 SEC("tc")
 int untracked_tc(struct __sk_buff *skb)
 {
-	void *end = (void *)(long)skb->data_end;
-	void *ip = (void *)(long)skb->data;
+	struct view v = { .ctx = skb, .aggregated = skb->gso_segs };
 	struct decision d;
 	__u16 type;
+	void *ip;
 	int action = TC_ACT_UNSPEC;
 
+	v.data = ip = (void *)(long)skb->data;
+	v.end = (void *)(long)skb->data_end;
+
 	/* What was put together from several packets has linear headers already, and must keep its geometry. */
-	if (!skb->gso_segs && ip + TC_LINEAR_BYTES > end && skb->len > (__u64)(end - ip)) {
+	if (!v.aggregated && ip + TC_LINEAR_BYTES > v.end && skb->len > (__u64)(v.end - ip)) {
 		bpf_skb_pull_data(skb, skb->len < TC_LINEAR_BYTES ? skb->len : TC_LINEAR_BYTES);
-		end = (void *)(long)skb->data_end;
-		ip = (void *)(long)skb->data;
+		v.data = ip = (void *)(long)skb->data;
+		v.end = (void *)(long)skb->data_end;
 	}
 	if (layer3) {
 		/* Only where the data begins with the IP header: nothing else may be taken for a malformed one. */
 		type = bpf_ntohs(skb->protocol);
-		if (ip + 1 > end || *(__u8 *)ip >> 4 != (type == ETH_P_IP ? 4 : 6))
+		if (ip + 1 > v.end || *(__u8 *)ip >> 4 != (type == ETH_P_IP ? 4 : 6))
 			type = 0;
 	} else {
-		type = parse_ethernet(&ip, end);
+		type = parse_ethernet(&ip, v.end);
 	}
-	d = decide(ip, end, type, skb->gso_segs);
+	d = decide(v, ip, type);
 	if (d.verdict == VERDICT_DENIED)
 		action = TC_ACT_SHOT;
 	if (d.verdict == VERDICT_UNTRACKED)

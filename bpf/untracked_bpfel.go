@@ -51,73 +51,75 @@ type UntrackedEvent struct {
 }
 
 type UntrackedTableLayout struct {
-	_       structs.HostLayout
-	Rules   uint32
+	_        structs.HostLayout
+	Image    uint32
+	Rules    uint32
+	Uses     uint32
+	Nodes    uint32
+	LastNode uint32
+	Src4     struct {
+		_      structs.HostLayout
+		Root   uint32
+		Class  uint32
+		Steps  uint32
+		Deeper uint32
+	}
+	Dst4 struct {
+		_      structs.HostLayout
+		Root   uint32
+		Class  uint32
+		Steps  uint32
+		Deeper uint32
+	}
+	Src6 struct {
+		_      structs.HostLayout
+		Root   uint32
+		Class  uint32
+		Steps  uint32
+		Deeper uint32
+	}
+	Dst6 struct {
+		_      structs.HostLayout
+		Root   uint32
+		Class  uint32
+		Steps  uint32
+		Deeper uint32
+	}
+	L4 struct {
+		_      structs.HostLayout
+		Npages uint32
+		Index  uint32
+		Pages  uint32
+	}
+	Sport struct {
+		_      structs.HostLayout
+		Npages uint32
+		Index  uint32
+		Pages  uint32
+	}
+	First    uint32
+	Nfirst   uint32
+	Rows     uint32
+	LastRow  uint32
+	Cells    uint32
+	LastCell uint32
+	Kinds    [7]struct {
+		_      structs.HostLayout
+		Used   uint32
+		Second uint32
+		Third  uint32
+		Rows   uint32
+	}
 	Words   uint32
 	Actions uint32
 	Next    uint32
 	Hops    uint32
 	Every   uint32
 	Last    uint32
-	Src4    struct {
-		_        structs.HostLayout
-		Count    uint32
-		Root     uint32
-		Steps    uint32
-		Starts   uint32
-		Lows     uint32
-		Classes  uint32
-		Nclasses uint32
-		Vectors  uint32
-	}
-	Dst4 struct {
-		_        structs.HostLayout
-		Count    uint32
-		Root     uint32
-		Steps    uint32
-		Starts   uint32
-		Lows     uint32
-		Classes  uint32
-		Nclasses uint32
-		Vectors  uint32
-	}
-	Src6 struct {
-		_        structs.HostLayout
-		Count    uint32
-		Root     uint32
-		Steps    uint32
-		Starts   uint32
-		Lows     uint32
-		Classes  uint32
-		Nclasses uint32
-		Vectors  uint32
-	}
-	Dst6 struct {
-		_        structs.HostLayout
-		Count    uint32
-		Root     uint32
-		Steps    uint32
-		Starts   uint32
-		Lows     uint32
-		Classes  uint32
-		Nclasses uint32
-		Vectors  uint32
-	}
-	L4 struct {
-		_        structs.HostLayout
-		Npages   uint32
-		Index    uint32
-		Pages    uint32
-		Nclasses uint32
-		Vectors  uint32
-	}
-	Sport struct {
-		_        structs.HostLayout
-		Npages   uint32
-		Index    uint32
-		Pages    uint32
-		Nclasses uint32
-		Vectors  uint32
+	Vectors [4]struct {
+		_     structs.HostLayout
+		Count uint32
+		At    uint32
 	}
 }
 

@@ -3,6 +3,7 @@
 package compiler
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -12,28 +13,64 @@ import (
 // pageSize is how many values share a page.
 const pageSize = 256
 
-// pageTable maps keys (slot<<16 | value) to classes: index[key/256] is a page, pages[page*256+key%256] a class.
-type pageTable struct {
-	index   []uint16
-	pages   []uint16
-	classes *classes
-	known   map[[pageSize]uint16]uint16
+// ports is a dimension of 16-bit values. Its table maps keys (slot<<16 | value) to classes: index[key/256] is a page,
+// pages[page*256+key%256] a class. Equal pages are stored once.
+type ports struct {
+	dimension
+	index []uint16
+	pages []uint16
+	known map[[pageSize]uint16]uint16
 	// uniform are the known pages of a single class, by class: most pages are.
 	uniform map[uint32]uint16
 }
 
-func newPageTable(words int) *pageTable {
-	return &pageTable{classes: newClasses(words), known: map[[pageSize]uint16]uint16{}, uniform: map[uint32]uint16{}}
+func newPorts(d dimension) *ports {
+	return &ports{dimension: d, known: map[[pageSize]uint16]uint16{}, uniform: map[uint32]uint16{}}
 }
 
-// span says that the rules of a vector, and no others, accept the values from first up to the next span.
+// span says that the values from first up to the next span are of one class.
 type span struct {
-	first  int
-	vector []uint64
+	first int
+	class uint32
+}
+
+// spans cuts the values from 0 up to size. cuts are those at which a condition's answer may change.
+func (t *ports) spans(size int, cuts func(condition int) []int, accepts func(condition, value int) bool) ([]span, error) {
+	type change struct{ at, condition int }
+	var changes []change
+	for k := range t.signs {
+		t.set(k, accepts(k, 0))
+		for _, at := range cuts(k) {
+			if 0 < at && at < size {
+				changes = append(changes, change{at, k})
+			}
+		}
+	}
+	slices.SortFunc(changes, func(a, b change) int { return a.at - b.at })
+
+	var out []span
+	at := 0
+	for i := 0; ; i++ {
+		if i == len(changes) || changes[i].at != at {
+			class, err := t.class()
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, span{at, class})
+		}
+		if i == len(changes) {
+			return out, nil
+		}
+		at = changes[i].at
+		t.set(changes[i].condition, accepts(changes[i].condition, at))
+	}
 }
 
 // add appends the pages of one slot, which has values from 0 up to size.
-func (t *pageTable) add(spans []span, size int) error {
+func (t *ports) add(spans []span, size int) error {
+	if t.count() > 1<<16 {
+		return fmt.Errorf("the rules tell more than 65536 kinds of ports apart")
+	}
 	next := 0
 	var class uint32
 	for first := 0; first < size; first += pageSize {
@@ -46,20 +83,14 @@ func (t *pageTable) add(spans []span, size int) error {
 		var page [pageSize]uint16
 		for value := first; value < behind; value++ {
 			if next < len(spans) && spans[next].first == value {
-				class = t.classes.number(spans[next].vector)
-				if class > 0xffff {
-					return fmt.Errorf("the rules tell more than 65536 kinds of ports apart")
-				}
+				class = spans[next].class
 				next++
 			}
 			page[value-first] = uint16(class)
 		}
 		n, ok := t.known[page]
 		if !ok {
-			if len(t.pages)/pageSize > 0xffff {
-				return fmt.Errorf("the rules need more than 65536 pages of ports")
-			}
-			n = uint16(len(t.pages) / pageSize)
+			n = uint16(len(t.pages) / pageSize) // there are fewer pages than index has entries
 			t.known[page] = n
 			t.pages = append(t.pages, page[:]...)
 		}
@@ -71,81 +102,68 @@ func (t *pageTable) add(spans []span, size int) error {
 	return nil
 }
 
-// spansOf cuts the values from 0 up to size where some rule's answer changes. cuts are the values at which
-// one may; accepts is asked once a span.
-func spansOf(rules []policy.Rule, words, size int, cuts func(*policy.Rule) []int, accepts func(*policy.Rule, int) bool) []span {
-	// mayChange[v] lists the rules whose answer may change at v: the sweep asks them only.
-	mayChange := map[int][]int{0: nil}
-	for i := range rules {
-		for _, v := range cuts(&rules[i]) {
-			if v > 0 && v < size {
-				mayChange[v] = append(mayChange[v], i)
-			}
-		}
+// fill adds a slot.
+func (t *ports) fill(size int, cuts func(condition int) []int, accepts func(condition, value int) bool) error {
+	spans, err := t.spans(size, cuts, accepts)
+	if err != nil {
+		return err
 	}
-	values := make([]int, 0, len(mayChange))
-	for v := range mayChange {
-		values = append(values, v)
-	}
-	slices.Sort(values)
-
-	vector := make([]uint64, words)
-	spans := make([]span, 0, len(values))
-	for _, v := range values {
-		if v == 0 {
-			for i := range rules {
-				setBit(vector, i, accepts(&rules[i], 0))
-			}
-		}
-		for _, i := range mayChange[v] {
-			setBit(vector, i, accepts(&rules[i], v))
-		}
-		spans = append(spans, span{v, slices.Clone(vector)})
-	}
-	return spans
+	return t.add(spans, size)
 }
 
-// compileL4 is the table of destination ports, ICMP types and protocols; nil where no rule looks at them.
-func compileL4(rules []policy.Rule, words int) (*pageTable, error) {
-	t := newPageTable(words)
+// compileL4 is the dimension of destination ports, ICMP types and protocols.
+func compileL4(rules []policy.Rule) (*ports, error) {
+	distinct := newConditions[string](len(rules))
+	var of []*policy.Rule // a rule that has each
+	for i := range rules {
+		r := &rules[i]
+		key := l4Condition(r)
+		distinct.add(key, key != "")
+		if len(of) < len(distinct.keys) {
+			of = append(of, r)
+		}
+	}
+	t := newPorts(distinct.dimension())
 	for slot := range numSlots {
-		var spans []span
-		size := 1 << 16
+		var err error
 		switch slot {
 		case slotTCP, slotUDP, slotUDPLite, slotSCTP:
 			protocol := [...]uint8{policy.TCP, policy.UDP, policy.UDPLite, policy.SCTP}[slot]
-			spans = spansOf(rules, words, size,
-				func(r *policy.Rule) []int {
-					return append(portCuts(r.Destination.Ports), portCuts(r.Destination.NotPorts)...)
+			err = t.fill(1<<16,
+				func(k int) []int {
+					if !acceptsProtocol(of[k], protocol) {
+						return nil
+					}
+					return append(portCuts(of[k].Destination.Ports), portCuts(of[k].Destination.NotPorts)...)
 				},
-				func(r *policy.Rule, v int) bool {
+				func(k, v int) bool {
+					r := of[k]
 					return acceptsProtocol(r, protocol) && r.ICMP == nil && r.NotICMP == nil && acceptsPort(&r.Destination, v)
 				})
 		case slotICMP, slotICMPv6:
 			protocol := [...]uint8{policy.ICMP, policy.ICMPv6}[slot-slotICMP]
-			spans = spansOf(rules, words, size,
-				func(r *policy.Rule) []int { return append(icmpCuts(r.ICMP), icmpCuts(r.NotICMP)...) },
-				func(r *policy.Rule, v int) bool {
-					return acceptsProtocol(r, protocol) && !needsPorts(r) &&
+			err = t.fill(1<<16,
+				func(k int) []int { return append(icmpCuts(of[k].ICMP), icmpCuts(of[k].NotICMP)...) },
+				func(k, v int) bool {
+					r := of[k]
+					return acceptsProtocol(r, protocol) && !mindsPort(&r.Destination) &&
 						(r.ICMP == nil || acceptsICMP(r.ICMP, v)) && (r.NotICMP == nil || !acceptsICMP(r.NotICMP, v))
 				})
 		case slotProtocol:
-			size = 256
-			spans = spansOf(rules, words, size,
-				func(r *policy.Rule) []int {
-					return append(protocolCuts(r.Protocol), protocolCuts(r.NotProtocol)...)
+			err = t.fill(1<<8,
+				func(k int) []int {
+					return append(protocolCuts(of[k].Protocol), protocolCuts(of[k].NotProtocol)...)
 				},
-				func(r *policy.Rule, v int) bool {
-					return acceptsProtocol(r, uint8(v)) && !needsPorts(r) && r.ICMP == nil && r.NotICMP == nil
+				func(k, v int) bool {
+					r := of[k]
+					return acceptsProtocol(r, uint8(v)) && !mindsPort(&r.Destination) && r.ICMP == nil && r.NotICMP == nil
 				})
 		}
-		if err := t.add(spans, size); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
-	if t.classes.trivial(len(rules)) {
-		return nil, nil
-	}
+	t.finish()
 	// A slot is a 3-bit number to the verifier: it wants an index that is complete for all eight.
 	for len(t.index) < 8*pageSize {
 		t.index = append(t.index, 0)
@@ -153,25 +171,67 @@ func compileL4(rules []policy.Rule, words int) (*pageTable, error) {
 	return t, nil
 }
 
-// compileSourcePorts is the table of source ports; nil where no rule looks at them.
-func compileSourcePorts(rules []policy.Rule, words int) (*pageTable, error) {
-	t := newPageTable(words)
-	spans := spansOf(rules, words, 1<<16,
-		func(r *policy.Rule) []int { return append(portCuts(r.Source.Ports), portCuts(r.Source.NotPorts)...) },
-		func(r *policy.Rule, v int) bool { return acceptsPort(&r.Source, v) })
-	if err := t.add(spans, 1<<16); err != nil {
-		return nil, err
+// l4Condition is the same for rules that ask the same of the l4 dimension; empty where they ask nothing.
+func l4Condition(r *policy.Rule) string {
+	var key []byte
+	number := func(tag byte, p *uint8) {
+		if p != nil {
+			key = append(key, tag, *p)
+		}
 	}
-	without := spansOf(rules, words, 1,
-		func(*policy.Rule) []int { return nil },
-		func(r *policy.Rule, _ int) bool { return r.Source.Ports == nil && r.Source.NotPorts == nil })
-	if err := t.add(without, 1); err != nil {
-		return nil, err
+	icmp := func(tag byte, m *policy.ICMPMatch) {
+		if m != nil {
+			number(tag, &m.Type)
+			number('c', m.Code)
+		}
 	}
-	if t.classes.trivial(len(rules)) {
-		return nil, nil
+	number('p', r.Protocol)
+	number('P', r.NotProtocol)
+	icmp('i', r.ICMP)
+	icmp('I', r.NotICMP)
+	return string(append(key, portCondition(&r.Destination)...))
+}
+
+// portCondition is the same for sides that ask the same of a port; empty where they ask nothing.
+func portCondition(e *policy.Entity) string {
+	var key []byte
+	list := func(tag byte, ranges []policy.PortRange) {
+		if ranges == nil {
+			return
+		}
+		key = append(key, tag)
+		for _, r := range ranges {
+			key = binary.BigEndian.AppendUint16(key, r.First)
+			key = binary.BigEndian.AppendUint16(key, r.Last)
+		}
 	}
-	return t, nil
+	list('d', e.Ports)
+	list('D', e.NotPorts)
+	return string(key)
+}
+
+// compileSourcePorts is the dimension of source ports.
+func compileSourcePorts(rules []policy.Rule) (*ports, error) {
+	distinct := newConditions[string](len(rules))
+	var of []*policy.Entity
+	for i := range rules {
+		e := &rules[i].Source
+		key := portCondition(e)
+		distinct.add(key, key != "")
+		if len(of) < len(distinct.keys) {
+			of = append(of, e)
+		}
+	}
+	t := newPorts(distinct.dimension())
+	err := t.fill(1<<16,
+		func(k int) []int { return append(portCuts(of[k].Ports), portCuts(of[k].NotPorts)...) },
+		func(k, v int) bool { return acceptsPort(of[k], v) })
+	if err == nil {
+		// One key for all packets without known ports.
+		err = t.fill(1, func(int) []int { return nil }, func(int, int) bool { return false })
+	}
+	t.finish()
+	return t, err
 }
 
 func portCuts(ranges []policy.PortRange) []int {
@@ -200,9 +260,7 @@ func protocolCuts(p *uint8) []int {
 	return []int{int(*p), int(*p) + 1}
 }
 
-func needsPorts(r *policy.Rule) bool {
-	return r.Source.Ports != nil || r.Source.NotPorts != nil || r.Destination.Ports != nil || r.Destination.NotPorts != nil
-}
+func mindsPort(e *policy.Entity) bool { return e.Ports != nil || e.NotPorts != nil }
 
 func acceptsProtocol(r *policy.Rule, p uint8) bool {
 	return (r.Protocol == nil || *r.Protocol == p) && (r.NotProtocol == nil || *r.NotProtocol != p)

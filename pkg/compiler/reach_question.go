@@ -30,7 +30,7 @@ type question struct {
 	rules []policy.Rule
 	// factors are the cells that have the rule, for each dimension: a packet has one of each. What has more obstacles
 	// than another cell of the same dimension is left out.
-	factors [dimensions][]cell
+	factors [numDims][]cell
 
 	// Vectors are cut down to those words that have a bit which matters. relevant has these bits. passes are those of
 	// them whose rule helps packets on: a Pass, in a tier before the rule's own, keeps packets from what is behind it
@@ -45,7 +45,7 @@ func (s *space) questions(i int, m *meter) []*question {
 	var out []*question
 	for _, f := range s.families {
 		src, dst := having(f.src, i), having(f.dst, i)
-		for _, factors := range [][dimensions][]cell{
+		for _, factors := range [][numDims][]cell{
 			{src, dst, having(s.withPorts, i), having(s.ports, i)},
 			{src, dst, having(f.portless, i), having(s.noPorts, i)},
 		} {
@@ -57,7 +57,7 @@ func (s *space) questions(i int, m *meter) []*question {
 	return out
 }
 
-func (s *space) question(i int, factors [dimensions][]cell, m *meter) *question {
+func (s *space) question(i int, factors [numDims][]cell, m *meter) *question {
 	// A rule that shares no value with this one in some dimension is no obstacle.
 	meets := union(i/64+1, factors[0])
 	for _, cells := range factors[1:] {
@@ -66,8 +66,10 @@ func (s *space) question(i int, factors [dimensions][]cell, m *meter) *question 
 	relevant, passes := make(vector, len(meets)), make(vector, len(meets))
 	for j := range meets.bits() {
 		if j < i && s.rules[j].Action != policy.Log {
-			setBit(relevant, j, true)
-			setBit(passes, j, s.rules[j].Action == policy.Pass && j < s.tierStart[i])
+			relevant.set(j)
+			if s.rules[j].Action == policy.Pass && j < s.tierStart[i] {
+				passes.set(j)
+			}
 		}
 	}
 	q := &question{rule: i, rules: s.rules, meter: m}
@@ -132,7 +134,7 @@ func (q *question) probe() (at point, found bool) {
 	const starts = 8
 	now, rest := make(vector, len(q.words)), make(vector, len(q.words))
 	for start := range starts {
-		var at [dimensions]cell
+		var at [numDims]cell
 		for d, cells := range q.factors {
 			at[d] = cells[start%len(cells)]
 		}
@@ -161,7 +163,7 @@ func (q *question) probe() (at point, found bool) {
 }
 
 // others sets out to the obstacles in all dimensions but one.
-func (q *question) others(out vector, at [dimensions]cell, but int) {
+func (q *question) others(out vector, at [numDims]cell, but int) {
 	first := true
 	for d, c := range at {
 		switch {
@@ -212,7 +214,7 @@ func (q *question) blockers(obstacles vector) vector {
 		case passes.has(j):
 			passed = policy.Next(q.rules, j)
 		default:
-			setBit(out, j, true)
+			out.set(j)
 		}
 	}
 	return out

@@ -29,9 +29,6 @@ type family struct {
 	portless []cell
 }
 
-// dimensions is how many cells, one of each kind, make a packet.
-const dimensions = 4
-
 // cell is what one class of a dimension, or a combination of classes of several, has in common: the rules that accept
 // it. at is where in the space it is.
 type cell struct {
@@ -64,93 +61,65 @@ func newSpace(rules []policy.Rule) (*space, error) {
 			s.tierStart[i] = s.tierStart[i-1]
 		}
 	}
-	words := (len(rules) + 63) / 64
-	l4, err := compileL4(rules, words)
+	src, err := compileAddresses(rules, source)
 	if err != nil {
 		return nil, err
 	}
-	sports, err := compileSourcePorts(rules, words)
+	dst, err := compileAddresses(rules, destination)
+	if err != nil {
+		return nil, err
+	}
+	l4, err := compileL4(rules)
+	if err != nil {
+		return nil, err
+	}
+	sports, err := compileSourcePorts(rules)
 	if err != nil {
 		return nil, err
 	}
 	slot := func(n, size uint32) []cell {
-		return l4.cells(words, n<<16, size, func(key uint32) point { return point{l4: key + 1} })
+		return l4.cells(n<<16, size, func(key uint32) point { return point{l4: key + 1} })
 	}
 	atPort := func(key uint32) point { return point{sport: key + 1} }
 	s.withPorts = slices.Concat(slot(slotTCP, 1<<16), slot(slotUDP, 1<<16), slot(slotUDPLite, 1<<16), slot(slotSCTP, 1<<16))
-	s.ports = sports.cells(words, 0, 1<<16, atPort)
-	s.noPorts = sports.cells(words, noPorts, 1, atPort)
+	s.ports = sports.cells(0, 1<<16, atPort)
+	s.noPorts = sports.cells(noPorts, 1, atPort)
 	headerless := slot(slotProtocol, 1<<8)
 
 	to6 := netset.Addr6.Netip
 	atSrc, atDst := func(a netip.Addr) point { return point{src: a} }, func(a netip.Addr) point { return point{dst: a} }
 	s.families = [2]family{
 		{
-			src:      addressCells(compileAddresses4, rules, source, netset.To4, atSrc),
-			dst:      addressCells(compileAddresses4, rules, destination, netset.To4, atDst),
+			src:      addressCells(&src.dimension, &src.v4, netset.To4, atSrc),
+			dst:      addressCells(&dst.dimension, &dst.v4, netset.To4, atDst),
 			portless: slices.Concat(headerless, slot(slotICMP, 1<<16)),
 		},
 		{
-			src:      addressCells(compileAddresses6, rules, source, to6, atSrc),
-			dst:      addressCells(compileAddresses6, rules, destination, to6, atDst),
+			src:      addressCells(&src.dimension, &src.v6, to6, atSrc),
+			dst:      addressCells(&dst.dimension, &dst.v6, to6, atDst),
 			portless: slices.Concat(headerless, slot(slotICMPv6, 1<<16)),
 		},
 	}
 	return s, nil
 }
 
-// addressCells has one cell a class. Where there is no table, no rule looks at the dimension: all values are one class.
-func addressCells[A any](compile func([]policy.Rule, int, side) *intervals[A], rules []policy.Rule, on side, address func(A) netip.Addr, at func(netip.Addr) point) []cell {
-	words := (len(rules) + 63) / 64
-	distinct, which := distinctAddresses(rules, on)
-	t := compile(distinct, (len(distinct)+63)/64, on)
-	if t == nil {
-		var first A
-		return []cell{{ones(words), at(address(first))}}
-	}
-	out := make([]cell, t.classes.count)
+// addressCells has one cell for each class that addresses of the family have.
+func addressCells[A any](d *dimension, t *intervals[A], address func(A) netip.Addr, at func(netip.Addr) point) []cell {
+	var out []cell
+	seen := make([]bool, d.count())
 	for i, class := range t.classOf {
-		if out[class].rules != nil {
-			continue
+		if !seen[class] {
+			seen[class] = true
+			out = append(out, cell{d.vector(class), at(address(t.starts[i]))})
 		}
-		v := make(vector, words)
-		for rule, d := range which {
-			setBit(v, rule, t.classes.vector(class).has(d))
-		}
-		out[class] = cell{v, at(address(t.starts[i]))}
 	}
 	return out
 }
 
-// distinctAddresses returns one of the rules for each condition on the addresses of a side, and for each rule which one
-// has its condition: many rules may ask for the same large set.
-func distinctAddresses(rules []policy.Rule, on side) (distinct []policy.Rule, which []int) {
-	type condition struct {
-		nets, notNets *netset.Set
-		version       int
-	}
-	known := map[condition]int{}
-	for i := range rules {
-		e := on.of(&rules[i])
-		c := condition{e.Nets, e.NotNets, rules[i].IPVersion}
-		n, ok := known[c]
-		if !ok {
-			n = len(distinct)
-			known[c] = n
-			distinct = append(distinct, rules[i])
-		}
-		which = append(which, n)
-	}
-	return distinct, which
-}
-
-// cells has one cell for each class among the keys from first on. A nil table is as in addressCells.
-func (t *pageTable) cells(words int, first, count uint32, at func(key uint32) point) []cell {
-	if t == nil {
-		return []cell{{ones(words), at(first)}}
-	}
+// cells has one cell for each class among the keys from first on.
+func (t *ports) cells(first, count uint32, at func(key uint32) point) []cell {
 	var out []cell
-	seen, seenPages := make([]bool, t.classes.count), make([]bool, len(t.pages)/pageSize)
+	seen, seenPages := make([]bool, t.count()), make([]bool, len(t.pages)/pageSize)
 	for start := first; start < first+count; start += pageSize { // slots begin with a page
 		page := t.index[start/pageSize]
 		if seenPages[page] {
@@ -161,15 +130,11 @@ func (t *pageTable) cells(words int, first, count uint32, at func(key uint32) po
 			class := uint32(t.pages[int(page)*pageSize+int(key%pageSize)])
 			if !seen[class] {
 				seen[class] = true
-				out = append(out, cell{t.classes.vector(class), at(key)})
+				out = append(out, cell{t.vector(class), at(key)})
 			}
 		}
 	}
 	return out
-}
-
-func (c *classes) vector(class uint32) vector {
-	return c.vectors[int(class)*c.words : int(class+1)*c.words]
 }
 
 // having returns the cells that rule i accepts.

@@ -43,7 +43,13 @@ type loaded struct {
 
 func load(t testing.TB, kind Kind, rules []policy.Rule, o ProgramOptions) *loaded {
 	t.Helper()
-	image, err := compiler.Compile(rules)
+	return loadAs(t, "", kind, rules, o)
+}
+
+// loadAs is load with tables of one of the compiler's methods, or the best if it is empty.
+func loadAs(t testing.TB, method string, kind Kind, rules []policy.Rule, o ProgramOptions) *loaded {
+	t.Helper()
+	image, err := compiler.CompileAs(method, rules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +186,9 @@ func difference(t testing.TB, program *loaded, frames [][]byte, want expectation
 // as(rules), in a test of the comparison itself.
 type comparison struct {
 	testing.TB
-	kind Kind
-	as   func([]policy.Rule) []policy.Rule
+	kind   Kind
+	method string // of the compiler
+	as     func([]policy.Rule) []policy.Rule
 }
 
 // compare returns in words the smallest policy and frame that show a difference, empty if there is none.
@@ -214,49 +221,119 @@ func (c comparison) compare(rules []policy.Rule, frames [][]byte) string {
 
 func (c comparison) difference(rules []policy.Rule, frames [][]byte) (string, [][]byte) {
 	c.Helper()
-	program := load(c, c.kind, rules, ProgramOptions{MarkBit: testMark, Trace: true})
+	return c.differenceFrom(expect(c.as(rules), frames), rules, frames)
+}
+
+func (c comparison) differenceFrom(want expectation, rules []policy.Rule, frames [][]byte) (string, [][]byte) {
+	c.Helper()
+	program := loadAs(c, c.method, c.kind, rules, ProgramOptions{MarkBit: testMark, Trace: true})
 	defer program.close()
-	return difference(c, program, frames, expect(c.as(rules), frames))
+	return difference(c, program, frames, want)
+}
+
+// tournament compares programs of all kinds, with tables of all methods, with the specification.
+type tournament struct {
+	testing.TB
+	kinds     []Kind
+	compared  int
+	byMethod  map[string]int
+	decisions map[policy.Decision]int
+}
+
+func newTournament(t testing.TB) *tournament {
+	return &tournament{TB: t, kinds: kinds(t), byMethod: map[string]int{}, decisions: map[policy.Decision]int{}}
+}
+
+// play is about one list of rules and some frames. Where lists have combined tables, bit vectors are put to the test,
+// too, if they can be had.
+func (t *tournament) play(name string, rules []policy.Rule, frames [][]byte) {
+	t.Helper()
+	image, err := compiler.Compile(rules)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	methods := []string{image.Method.Name}
+	if image.Method.Name == compiler.Combined && len(rules) <= compiler.MaxVectorRules {
+		methods = append(methods, compiler.BitVectors)
+	}
+	for i, method := range methods {
+		for _, kind := range t.kinds {
+			if i > 0 && kind == XDPFrags {
+				continue // the same code as XDP
+			}
+			c := comparison{t, kind, method, asTheyAre}
+			frames := slices.DeleteFunc(slices.Clone(frames), func(f []byte) bool { return !runnable(kind, f) })
+			want := expect(rules, frames)
+			if words, _ := c.differenceFrom(want, rules, frames); words != "" {
+				t.Fatalf("%s, %s, %s, %d rules: %s", name, kind, method, len(rules), c.compare(rules, frames))
+			}
+			t.compared += len(frames)
+			t.byMethod[method] += len(frames)
+			for _, d := range want.decisions {
+				d.Rule = min(d.Rule, 0)
+				t.decisions[d]++
+			}
+		}
+	}
 }
 
 // The loaded programs decide, log and count as the specification says, on random policies and packets.
 func TestDifferential(t *testing.T) {
 	requireRoot(t)
-	const policies, packets = 60, 1300
-	kinds := kinds(t)
-	compared, hops := 0, uint32(0)
-	decisions := map[policy.Decision]int{}
+	const packets = 3000
+	policies := scaled(120)
+	tournament := newTournament(t)
+	hops := uint32(0)
 	for seed := range uint64(policies) {
 		g := policytest.New(seed)
 		rules := g.Rules(g.IntN(6) * g.IntN(80))
-		frames := randomFrames(g, packets)
+		if seed%2 == 1 {
+			rules = g.Shaped(policytest.Any, g.IntN(6)*g.IntN(80))
+		}
 		image, err := compiler.Compile(rules)
 		if err != nil {
 			t.Fatal(err)
 		}
 		hops = max(hops, image.Layout.Hops)
-		for _, kind := range kinds {
-			frames := slices.DeleteFunc(slices.Clone(frames), func(f []byte) bool { return !runnable(kind, f) })
-			if words := (comparison{t, kind, asTheyAre}).compare(rules, frames); words != "" {
-				t.Fatalf("seed %d, %s, %d rules: %s", seed, kind, len(rules), words)
+		tournament.play(fmt.Sprintf("seed %d", seed), rules, randomFrames(g, packets))
+	}
+	t.Logf("%d verdicts compared, no mismatch: %v; lists with up to %d Log and Pass rules in a row", tournament.compared, tournament.byMethod, hops)
+	for d, n := range tournament.decisions {
+		t.Logf("%7d %+v", n, d)
+	}
+	if want := policies * packets * len(tournament.kinds); tournament.compared < want*9/10 {
+		t.Errorf("%d verdicts are too few, want about %d", tournament.compared, want)
+	}
+	if policies >= 20 && len(tournament.decisions) < 12 { // each reason, most of them also logged, failsafes of a rule and without one
+		t.Errorf("only %d kinds of decisions were met", len(tournament.decisions))
+	}
+}
+
+// So they do for large lists, and right at the edges of their nets and ports.
+func TestDifferentialShapes(t *testing.T) {
+	requireRoot(t)
+	sizes := []int{1, 40, 500, 3000, compiler.MaxRules}
+	if scaled(100) < 50 { // the evaluator is slow there
+		sizes = sizes[:3]
+	}
+	tournament := newTournament(t)
+	for _, shape := range policytest.Shapes {
+		for _, n := range sizes {
+			g := policytest.New(uint64(n))
+			rules := g.Shaped(shape, n)
+			if _, err := compiler.Compile(rules); err != nil && n > compiler.MaxVectorRules {
+				t.Logf("%d rules of shape %s are refused: %v", n, shape, err)
+				continue
 			}
-			compared += len(frames)
+			g.Aim(rules)
+			frames := randomFrames(g, scaled(600))
+			for range scaled(1400) {
+				frames = append(frames, g.FrameFor(&rules[g.IntN(n)]))
+			}
+			tournament.play(string(shape), rules, frames)
 		}
-		for _, d := range expect(rules, frames).decisions {
-			d.Rule = min(d.Rule, 0)
-			decisions[d]++
-		}
 	}
-	t.Logf("%d verdicts compared, no mismatch; lists with up to %d Log and Pass rules in a row", compared, hops)
-	for d, n := range decisions {
-		t.Logf("%6d %+v", n, d)
-	}
-	if compared < len(kinds)*200_000/3 {
-		t.Errorf("%d verdicts are too few", compared)
-	}
-	if len(decisions) < 12 { // each reason, most of them also logged, failsafes of a rule and without one
-		t.Errorf("only %d kinds of decisions were met", len(decisions))
-	}
+	t.Logf("%d verdicts compared, no mismatch: %v", tournament.compared, tournament.byMethod)
 }
 
 func asTheyAre(rules []policy.Rule) []policy.Rule { return rules }
@@ -282,7 +359,7 @@ func TestMismatch(t *testing.T) {
 	}
 	for seed := range uint64(20) {
 		g := policytest.New(seed)
-		words := comparison{t, XDP, noTiers}.compare(g.Rules(40), randomFrames(g, 300))
+		words := comparison{t, XDP, "", noTiers}.compare(g.Rules(40), randomFrames(g, 300))
 		if words == "" {
 			continue
 		}

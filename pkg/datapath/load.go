@@ -8,6 +8,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -61,9 +62,20 @@ var ErrNotLoaded = errors.New("load program")
 
 // LoadProgram verifies one program and loads it into the kernel. The caller closes it.
 func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
-	spec, err := programSpec(kind)
+	spec, maps, err := Specialise(kind, o)
 	if err != nil {
 		return nil, err
+	}
+	return loadFitted(spec, kind, maps)
+}
+
+// Specialise is LoadProgram up to the kernel: it returns the one program with its constants set, and the maps that are
+// to replace those of the same names. It is for who wants to put something in front of the program, as the benchmark
+// does.
+func Specialise(kind Kind, o ProgramOptions) (*ebpf.CollectionSpec, map[string]*ebpf.Map, error) {
+	spec, err := programSpec(kind)
+	if err != nil {
+		return nil, nil, err
 	}
 	maps := map[string]*ebpf.Map{}
 	if kind.usesTables() {
@@ -77,10 +89,11 @@ func LoadProgram(kind Kind, o ProgramOptions) (*ebpf.Program, error) {
 		"reporting": boolByte(o.Events != nil), "ifindex": uint32(o.Ifindex), "generation": o.Generation,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
-			return nil, fmt.Errorf("specialise program %s: %w", kind, err)
+			return nil, nil, fmt.Errorf("specialise program %s: %w", kind, err)
 		}
 	}
-	return loadSpec(spec, kind, maps)
+	fit(spec, kind, maps)
+	return spec, maps, nil
 }
 
 // The maps' names in bpf/maps.h and bpf/event.h.
@@ -109,6 +122,12 @@ func programSpec(kind Kind) (*ebpf.CollectionSpec, error) {
 // loadSpec loads a specialised program. It is given the maps that others use, too; where none are given, the program's
 // code for them must be dead.
 func loadSpec(spec *ebpf.CollectionSpec, kind Kind, maps map[string]*ebpf.Map) (*ebpf.Program, error) {
+	fit(spec, kind, maps)
+	return loadFitted(spec, kind, maps)
+}
+
+// fit finishes a specialised program for the maps that it is to be given.
+func fit(spec *ebpf.CollectionSpec, kind Kind, maps map[string]*ebpf.Map) {
 	if m := maps[tablesMap]; m != nil {
 		spec.Maps[tablesMap].ValueSize = m.ValueSize()
 		spec.Maps[countersMap].MaxEntries = maps[countersMap].MaxEntries()
@@ -118,6 +137,11 @@ func loadSpec(spec *ebpf.CollectionSpec, kind Kind, maps map[string]*ebpf.Map) (
 	if maps[eventsMap] == nil {
 		removeMaps(spec, kind, eventsMap, monitorMap, budgetMap)
 	}
+	inlineLayout(spec, kind)
+}
+
+// loadFitted verifies and loads.
+func loadFitted(spec *ebpf.CollectionSpec, kind Kind, maps map[string]*ebpf.Map) (*ebpf.Program, error) {
 	var coll *ebpf.Collection
 	err := withMemlock(func() (err error) {
 		coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
@@ -128,6 +152,41 @@ func loadSpec(spec *ebpf.CollectionSpec, kind Kind, maps map[string]*ebpf.Map) (
 	}
 	defer coll.Close()
 	return coll.DetachProgram(string(kind)), nil
+}
+
+// MAGIC_NUMBER and MAGIC_TABLE of bpf/maps.h.
+const (
+	magicNumber = 0x7ab1e000
+	magicTable  = 0x7ab1e000_7ab1e000
+)
+
+// inlineLayout puts the numbers of the layout, which is set already, where a program uses them. A move of the magic
+// number plus a number's place in the layout becomes a move of that number; a 64-bit one of the magic table plus that
+// place becomes the address of what is so far behind the beginning of the tables.
+func inlineLayout(spec *ebpf.CollectionSpec, kind Kind) {
+	numbers := spec.Variables["layout"].Value
+	instructions := spec.Programs[string(kind)].Instructions
+	for i, ins := range instructions {
+		number := func(magic int64) (n uint32, found bool) {
+			place := ins.Constant - magic
+			if found = 0 <= place && place < int64(len(numbers)); found {
+				n = binary.NativeEndian.Uint32(numbers[place:])
+			}
+			return n, found
+		}
+		switch ins.OpCode {
+		case asm.Mov.Op(asm.ImmSource):
+			if n, found := number(magicNumber); found {
+				instructions[i].Constant = int64(n)
+			}
+		case asm.LoadImmOp(asm.DWord):
+			if n, found := number(magicTable); found && ins.Src == asm.R0 {
+				value := asm.LoadMapValue(ins.Dst, 0, n)
+				value.Metadata = ins.Metadata
+				instructions[i] = value.WithReference(tablesMap)
+			}
+		}
+	}
 }
 
 // removeMaps has the program do without some maps. The kernel wants every map that any instruction names, even where
@@ -159,7 +218,7 @@ const (
 func NewTables(im *compiler.Image) (*ebpf.Map, error) {
 	spec := &ebpf.MapSpec{
 		Name: tablesName, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(im.Bytes)), MaxEntries: 1,
-		Flags: unix.BPF_F_RDONLY_PROG,
+		Flags: unix.BPF_F_RDONLY_PROG | unix.BPF_F_MMAPABLE,
 	}
 	m, err := newMap(spec)
 	if err != nil {

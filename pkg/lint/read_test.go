@@ -141,13 +141,13 @@ spec:
 
 	text.Reset()
 	text.WriteString(redisEndpoint)
-	for i := range 5 {
+	for i := range 17 {
 		fmt.Fprintf(&text, "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: p%d}\nspec:\n  order: %d\n  selector: has(hep)\n  doNotTrack: true\n  applyOnForward: true\n  egress:\n", i, i)
 		for n := range 1000 {
 			fmt.Fprintf(&text, "    - {action: Deny, protocol: UDP, destination: {ports: [%d]}}\n", 10000+i*1000+n)
 		}
 	}
-	wantFindings(t, Inputs([]Input{{"many.yaml", []byte(text.String())}}), "many.yaml: error: the policy of host endpoint node1-eth0 has … egress rules, at most 4096 are supported [too-large]")
+	wantFindings(t, Inputs([]Input{{"many.yaml", []byte(text.String())}}), "many.yaml: error: the policy of host endpoint node1-eth0 has … egress rules, at most 16384 are supported [too-large]")
 }
 
 // Whatever the text, there is an answer: every example, with a few bytes changed or left out.

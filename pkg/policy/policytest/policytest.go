@@ -309,32 +309,60 @@ func (g *Generator) ipv6(protocol uint8, l4 []byte) []byte {
 	return append(b, body...)
 }
 
-// address draws from the prefixes of the pool, often at their very edges, sometimes just outside.
+// address draws from the prefixes of the pool.
 func (g *Generator) address(v4 bool) []byte {
-	prefixes := g.prefixes6
 	if v4 {
-		prefixes = g.prefixes4
+		return g.addressAt(pick(g, g.prefixes4))
 	}
-	p := pick(g, prefixes)
-	b := p.Addr().AsSlice()
-	switch g.IntN(4) {
-	case 0: // the first address
-	case 1: // the last
-		for i := p.Bits(); i < len(b)*8; i++ {
-			b[i/8] |= 0x80 >> (i % 8)
-		}
-	case 2: // any inside
-		for i := p.Bits(); i < len(b)*8; i++ {
+	return g.addressAt(pick(g, g.prefixes6))
+}
+
+// addressAt draws an address of a prefix, often at its very edges, sometimes just outside.
+func (g *Generator) addressAt(p netip.Prefix) []byte {
+	first := p.Addr().AsSlice()
+	last := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(last)*8; i++ {
+		last[i/8] |= 0x80 >> (i % 8)
+	}
+	switch g.IntN(6) {
+	case 0, 1:
+		return first
+	case 2:
+		return last
+	case 3: // any inside
+		for i := p.Bits(); i < len(first)*8; i++ {
 			if g.chance(50) {
-				b[i/8] |= 0x80 >> (i % 8)
+				first[i/8] |= 0x80 >> (i % 8)
 			}
 		}
-	case 3: // beside the first
-		a := p.Addr().Prev()
-		if !a.IsValid() {
-			a = p.Addr()
+	case 4:
+		if a := p.Addr().Prev(); a.IsValid() {
+			return a.AsSlice()
 		}
-		b = a.AsSlice()
+	case 5:
+		if a, _ := netip.AddrFromSlice(last); a.Next().IsValid() {
+			return a.Next().AsSlice()
+		}
 	}
-	return b
+	return first
+}
+
+// frameOf is a whole packet of a protocol with ports, without any options, in a frame.
+func frameOf(protocol uint8, src, dst []byte, sport, dport uint16) []byte {
+	l4 := make([]byte, 20)
+	binary.BigEndian.PutUint16(l4, sport)
+	binary.BigEndian.PutUint16(l4[2:], dport)
+	frame := make([]byte, 12, 80)
+	if len(src) == 4 {
+		frame = binary.BigEndian.AppendUint16(frame, 0x0800)
+		ip := [20]byte{0: 0x45, 3: 40, 8: 64, 9: protocol}
+		copy(ip[12:], src)
+		copy(ip[16:], dst)
+		return append(append(frame, ip[:]...), l4...)
+	}
+	frame = binary.BigEndian.AppendUint16(frame, 0x86dd)
+	ip := [40]byte{0: 0x60, 5: 20, 6: protocol, 7: 64}
+	copy(ip[8:], src)
+	copy(ip[24:], dst)
+	return append(append(frame, ip[:]...), l4...)
 }

@@ -15,6 +15,8 @@ func ones(words int) vector { return slices.Repeat(vector{^uint64(0)}, words) }
 
 func (v vector) has(i int) bool { return v[i/64]>>(i%64)&1 != 0 }
 
+func (v vector) set(i int) { v[i/64] |= 1 << (i % 64) }
+
 func (v vector) and(w vector) {
 	for i := range v {
 		v[i] &= w[i]

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The first match by combined tables: the same few reads for any number of rules.
+ */
+#ifndef UNTRACKED_COMBINED_H
+#define UNTRACKED_COMBINED_H
+
+struct row {
+	__u32 value;	/* where the row has no cell of its own */
+	__u32 base;	/* of its cells */
+};
+
+struct cell {
+	__u32 row;	/* whose it is */
+	__u32 value;
+};
+
+/* if_set if condition is 1, otherwise if it is 0. */
+static __always_inline __u32 choose(__u64 condition, __u32 if_set, __u32 otherwise)
+{
+	return otherwise + (if_set - otherwise) * opaque(condition);
+}
+
+static __always_inline __u32 lesser(__u32 a, __u32 b)
+{
+	return choose(is_less(a, b), a, b);
+}
+
+static __always_inline __u32 combine(__u64 row, __u64 column)
+{
+	const struct row *r = TABLE(rows);
+	const struct cell *c = TABLE(cells);
+	__u64 at;
+
+	if (row > LAYOUT(last_row))
+		return NOTHING;
+	r += row;
+	at = r->base + column;
+	if (at > LAYOUT(last_cell))
+		return NOTHING;
+	c += at;
+	return choose(is_less(c->row ^ row, 1), c->value, r->value);
+}
+
+/* What combine() does where rows have no cells. */
+static __always_inline __u32 row_value(__u64 row)
+{
+	const struct row *r = TABLE(rows);
+
+	return row > LAYOUT(last_row) ? NOTHING : r[row].value;
+}
+
+static __always_inline __u32 first_combined(const struct classes *c)
+{
+	__u64 l4 = c->of[L4];
+	__u32 best = NOTHING;
+
+	if (LAYOUT(first) && l4 < LAYOUT(nfirst))
+		best = load_u32(TABLE(first), l4 * 4);
+#pragma clang loop unroll(full)
+	for (int i = 0; i < KINDS; i++) {
+		__u64 kind = PLACE(kinds) + i * sizeof(struct kind), row = 0, pairs = PART(kind, kind, second);
+
+		if (!layout_number(PART(kind, kind, used)))
+			continue;
+#pragma clang loop unroll(full)
+		for (int d = 0; d < L4; d++) {
+			if (!((i + 1) & 1 << d))
+				continue;
+			if (!((i + 1) & ((1 << d) - 1))) {
+				row = c->of[d];
+			} else {
+				row = combine(layout_number(pairs) + row, c->of[d]);
+				pairs = PART(kind, kind, third);
+			}
+		}
+		row += layout_number(PART(kind, kind, rows));
+		if (layout_number(PART(kind, kind, used)) > 1)
+			best = lesser(combine(row, l4), best);
+		else
+			best = lesser(row_value(row), best);
+	}
+	return best;
+}
+
+#endif
