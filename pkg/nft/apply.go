@@ -18,44 +18,40 @@ import (
 // Returns ErrNotSupported if the kernel has no nf_tables, and ErrNoLog if the table was written but Log rules can do
 // no more than count. Needs CAP_NET_ADMIN and Linux 5.10 or later.
 func (t *Table) Apply() error {
-	if err := t.apply(); err != nil {
-		return fmt.Errorf("write table inet %s: %w", TableName, err)
-	}
-	return nil
-}
-
-func (t *Table) apply() error {
-	if err := t.validate(); err != nil {
-		return err
-	}
-	s, err := dial()
+	c, err := t.Compile()
 	if err != nil {
 		return err
 	}
-	defer s.Close()
-	return s.apply(t.ruleset())
+	return c.Apply(nil)
 }
 
 // apply writes the ruleset. If what it lacks may be the reports, it tries without them.
-func (s *socket) apply(rs *ruleset) error {
-	err := s.write(rs)
+func (s *socket) apply(rs *ruleset, over *Compiled) error {
+	err := s.write(rs, over)
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	if rs.reports() {
+		rs := *rs
 		rs.silent = true
-		if s.write(rs) == nil {
+		if s.write(&rs, over) == nil {
 			return ErrNoLog
 		}
 	}
 	return fmt.Errorf("%w (does the kernel have nft_fib_inet, nft_ct and nft_objref?)", err)
 }
 
-func (s *socket) write(rs *ruleset) error {
+func (s *socket) write(rs *ruleset, over *Compiled) error {
 	// The second attempt is for a table that changed between reading and writing. The third is for one that
 	// cannot be transformed step by step, such as one with objects of kinds that are not known here.
+	attempts := []func(*batch, *found) error{rs.transform, rs.transform, rs.replace}
+	if over != nil {
+		if d, err := s.inForce(); err == nil && d == over.Digest() {
+			attempts[0] = func(b *batch, before *found) error { return rs.update(b, before, over.rs) }
+		}
+	}
 	var first error
-	for _, write := range []func(*batch, *found) error{rs.transform, rs.transform, rs.replace} {
+	for _, write := range attempts {
 		before, err := s.find()
 		if err != nil {
 			return err
@@ -107,14 +103,32 @@ func (s *socket) find() (*found, error) {
 	return f, nil
 }
 
+// counters are the names of the counters.
+func (f *found) counters() map[string]bool {
+	out := make(map[string]bool, len(f.objects))
+	for _, o := range f.objects {
+		if o.typ == objCounter {
+			out[o.name] = true
+		}
+	}
+	return out
+}
+
 // transform keeps the table, its chains and its counters, and writes all rules and sets anew.
 func (rs *ruleset) transform(b *batch, before *found) error {
+	return rs.transformBut(b, before, nil)
+}
+
+// transformBut keeps some sets, too, by their names, and changes them.
+func (rs *ruleset) transformBut(b *batch, before *found, sets map[string]change) error {
 	b.addTable()
 	if before.exists {
 		// What refers to others goes first: rules to sets, objects and chains; maps to objects and chains.
 		b.flushRules()
 		for _, name := range before.sets {
-			b.deleteSet(name)
+			if _, ok := sets[name]; !ok {
+				b.deleteSet(name)
+			}
 		}
 		chains, counters := setOf(rs.chains), setOf(rs.counters)
 		for _, c := range before.chains {
@@ -128,7 +142,13 @@ func (rs *ruleset) transform(b *batch, before *found) error {
 			}
 		}
 	}
-	return rs.write(b, nil)
+	return rs.write(b, kept{before.counters(), sets}, nil)
+}
+
+// kept is what is there already and stays.
+type kept struct {
+	counters map[string]bool
+	sets     map[string]change
 }
 
 func setOf(names []string) map[string]bool {
@@ -164,10 +184,11 @@ func (rs *ruleset) replace(b *batch, before *found) error {
 			values[o.name] = o.value
 		}
 	}
-	return rs.write(b, values)
+	return rs.write(b, kept{}, values)
 }
 
-func (rs *ruleset) write(b *batch, values map[string]Counter) error {
+// write adds what is not kept. Counters start at the given values.
+func (rs *ruleset) write(b *batch, kept kept, values map[string]Counter) error {
 	for _, c := range baseChains {
 		b.addBaseChain(c)
 	}
@@ -175,10 +196,16 @@ func (rs *ruleset) write(b *batch, values map[string]Counter) error {
 		b.addChain(name)
 	}
 	for _, name := range rs.counters {
-		b.addCounter(name, values[name])
+		if !kept.counters[name] {
+			b.addCounter(name, values[name])
+		}
 	}
 	numbers := map[*set]uint32{}
 	for _, s := range rs.sets {
+		if c, ok := kept.sets[s.name]; ok {
+			b.change(s, c)
+			continue
+		}
 		numbers[s], _ = b.addSet(s)
 	}
 	for i := range rs.rules {

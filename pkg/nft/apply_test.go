@@ -3,12 +3,15 @@
 package nft
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables/expr"
+	mdlayher "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
@@ -71,6 +75,41 @@ func everyKind() []policy.Rule {
 	return rules
 }
 
+// everyGroup has rules that are written as groups, in each of the ways to write one.
+func everyGroup() (rules []policy.Rule) {
+	tcp, udp := ptr(uint8(policy.TCP)), ptr(uint8(policy.UDP))
+	add := func(kind string, n int, of func(i int) policy.Rule) {
+		for i := range n {
+			r := of(i)
+			r.Tier, r.Policy, r.Index = "default", kind, i
+			rules = append(rules, r)
+		}
+	}
+	v4 := func(i int) *netset.Set { return nets(fmt.Sprintf("10.9.%d.0/24", i)) }
+	v6 := func(i int) *netset.Set { return nets(fmt.Sprintf("2001:db8:0:%x::/64", i+1)) }
+	port := func(i int) []policy.PortRange { return []policy.PortRange{portRange(uint16(1000+i), uint16(1000+i))} }
+	add("alike", 20, func(i int) policy.Rule {
+		return policy.Rule{Action: policy.Allow, Protocol: tcp, Source: policy.Entity{Ports: port(i)}, Destination: policy.Entity{Nets: v4(i)}}
+	})
+	add("alike6", 20, func(i int) policy.Rule {
+		return policy.Rule{Action: policy.Allow, Protocol: tcp, Source: policy.Entity{Ports: port(i)}, Destination: policy.Entity{Nets: v6(i)}}
+	})
+	add("of-any-protocol", 20, func(i int) policy.Rule {
+		return policy.Rule{Action: policy.Deny, Source: policy.Entity{Ports: port(i)}, Destination: policy.Entity{Ports: port(2 * i)}}
+	})
+	add("addresses", 5, func(i int) policy.Rule {
+		return policy.Rule{Action: policy.Failsafe, Source: policy.Entity{Nets: v4(i)}}
+	})
+	add("addresses6", 5, func(i int) policy.Rule {
+		return policy.Rule{Action: policy.Allow, Source: policy.Entity{Nets: v6(i)}}
+	})
+	add("three-fields", 20, func(i int) policy.Rule {
+		return policy.Rule{Action: policy.Deny, Protocol: udp, Source: policy.Entity{Nets: v4(2 * i)}, Destination: policy.Entity{Nets: v4(i), Ports: port(i)}}
+	})
+	add("behind", 1, func(int) policy.Rule { return policy.Rule{Action: policy.Allow} })
+	return rules
+}
+
 func TestApply(t *testing.T) {
 	enterNetns(t)
 	if _, err := InForce(); !errors.Is(err, ErrNoTable) || !errors.Is(err, fs.ErrNotExist) {
@@ -85,6 +124,8 @@ func TestApply(t *testing.T) {
 		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: nil}}},
 		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyKind()}, {Interface: "we!rd\"x*\xff", Rules: everyKind()}}},
 		{Mark: 0x80000000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyKind()[3:]}}},
+		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyGroup()}}},
+		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyGroup()[3:]}}},
 		{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: everyKind(), Answers: everyKind()}}},
 		{Mark: 0x1000},
 	}
@@ -157,10 +198,11 @@ func TestListing(t *testing.T) {
 	enterNetns(t)
 	rules := everyKind()
 	for i := range uint16(20) { // enough rules with the same small sets for these to get names
-		r := udpTo(i, policy.Allow)
+		r := udpTo(i, policy.Log)
 		r.Source = policy.Entity{Nets: nets("10.0.0.0/8", "12.0.0.0/8", "2001:db8::/32", "2001:db9::/32")}
 		rules = append(rules, r)
 	}
+	rules = append(rules, everyGroup()...)
 	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: rules, Answers: rules}, {Interface: "a+b", Rules: rules}}}
 	must(t, table.Apply())
 	list := command(t, "", "nft", "-a", "list", "table", "inet", TableName)
@@ -173,8 +215,8 @@ func TestListing(t *testing.T) {
 		`oifname "eth0" goto out-eth0`,
 		`oifname "a+b" goto out-a/2bb`,
 		`ip6 hoplimit 255 icmpv6 type`,
-		`ip daddr @net4-1 counter name "out-eth0-`,
-		`ip6 daddr @net6-2 counter name "out-eth0-`,
+		`ip daddr @net4-`,
+		`ip6 daddr @net6-`,
 		`udp dport 67 counter name`,
 		`ip saddr 10.0.0.1-10.0.0.3 `,
 		`comment "default/every-kind[3]"`,
@@ -189,6 +231,18 @@ func TestListing(t *testing.T) {
 		` limit rate 100/second burst 100 packets log prefix "untracked `,
 		` group 30062 snaplen 256 comment "last/every-kind[23]"`,
 		`icmp type echo-request icmp code `,
+		`tcp sport . ip daddr @rules4-`,
+		`tcp sport . ip6 daddr @rules6-`,
+		` counter name tcp sport map @counters4-`,
+		` th sport . th dport @rules-`,
+		` counter name th sport map @counters-`,
+		`counter name ip saddr map { 10.9.0.0/24 : "out-eth0-`,
+		`counter name ip6 saddr map { 2001:db8:0:1::/64 : "out-eth0-`,
+		`@th,240,16 . @th,160,32 @quoted-rules4-`, // the quoted packet's destination port and source address
+		` counter name @th,240,16 map { 1000 : "out-eth0-`,
+		`udp dport . ip saddr . ip daddr @rules4-`,
+		` comment "default/alike[0] and 19 more"`,
+		` comment "default/alike[0] and 19 more of the quoted packet"`,
 	} {
 		if !strings.Contains(list, want) {
 			t.Errorf("the listing lacks %q", want)
@@ -309,6 +363,12 @@ func TestDamage(t *testing.T) {
 	raw := openRaw(t)
 	rules := append([]policy.Rule{udpTo(1, policy.Allow)}, everyKind()...)
 	table := &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}
+	netsName := ""
+	for _, s := range table.ruleset().sets {
+		if s.kind == "net4" {
+			netsName = s.name
+		}
+	}
 	const silent = "no harm, and not seen"
 	// Not every kernel has flow tables.
 	flowTables := exec.Command("nft", "-f", "-")
@@ -348,8 +408,8 @@ func TestDamage(t *testing.T) {
 		{name: "a flow table in use", script: `add flowtable inet untracked f { hook ingress priority 0; devices = { lo }; }
 			add chain inet untracked foreign { type filter hook forward priority 0; }
 			add rule inet untracked foreign flow add @f`},
-		{name: "a set of our name", script: `flush table inet untracked; delete set inet untracked net4-1
-			add set inet untracked net4-1 { type ipv6_addr; }`},
+		{name: "a set of our name", script: fmt.Sprintf(`flush table inet untracked; delete set inet untracked %[1]s
+			add set inet untracked %[1]s { type ipv6_addr; }`, netsName)},
 	} {
 		if strings.Contains(tt.script, "flowtable") && !hasFlowTables {
 			t.Logf("%s: the kernel has none", tt.name)
@@ -410,6 +470,159 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// TestUpdate: what is in force is changed by what differs. The kernel tells which sets are the same ones as before by
+// their handles.
+func TestUpdate(t *testing.T) {
+	enterNetns(t)
+	v4 := func(skip, n int) *netset.Set {
+		var b netset.Builder
+		for i := range n {
+			if i >= 5 && i < 5+skip {
+				continue
+			}
+			bits := 30
+			if i%1000 == 7 {
+				bits -= skip % 3 // the same first address, another last one
+			}
+			b.Add(netip.PrefixFrom(netset.To4(uint32(i+skip)<<8), bits))
+			b.Add(netip.PrefixFrom(netset.Addr6{Hi: 0x20010db8_00000000, Lo: uint64(i) << 16}.Netip(), 96+bits))
+		}
+		b.Add(netip.MustParsePrefix("255.255.255.255/32"))
+		return b.Build()
+	}
+	const large = minUpdate + 100
+	first := v4(0, large)
+	one := func(s *netset.Set) *Table {
+		return &Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: []policy.Rule{
+			{Policy: "p", Action: policy.Allow, Destination: policy.Entity{Nets: s, NetsName: "file a"}},
+			{Policy: "p", Action: policy.Deny, Destination: policy.Entity{Nets: many(100), NetsName: "file b"}},
+			{Policy: "p", Action: policy.Allow},
+		}}}}
+	}
+	zero := netset.Union(first, nets("0.0.0.0/32", "::/128"))
+	shifted := func() *netset.Set { // nothing stays
+		var b netset.Builder
+		for i := range large {
+			b.Add(netip.PrefixFrom(netset.To4(uint32(i)<<8+128), 30))
+		}
+		return b.Build()
+	}()
+	renamed := one(first)
+	renamed.Endpoints[0].Rules[0].Policy = "q"
+	other := one(first)
+	other.Endpoints[0].Rules = append(everyGroup(), other.Endpoints[0].Rules...)
+	for _, tt := range []struct {
+		name     string
+		from, to *Table
+		keeps    []string // kinds of sets
+	}{
+		{"the same", one(first), one(first), []string{"file a", "file b"}},
+		{"rules only", one(first), renamed, []string{"file a", "file b"}},
+		{"rules more", one(first), other, []string{"file a", "file b"}},
+		{"rules less", other, one(first), []string{"file a", "file b"}},
+		{"a few ranges", one(first), one(v4(3, large)), []string{"file a", "file b"}},
+		{"a few ranges at the end", one(first), one(v4(0, large+5)), []string{"file a", "file b"}},
+		{"the first address", one(first), one(zero), []string{"file a", "file b"}},
+		{"not the first address", one(zero), one(first), []string{"file a", "file b"}},
+		{"everything", one(first), one(shifted), []string{"file b"}},
+		{"small now", one(first), one(v4(0, 100)), []string{"file b"}},
+	} {
+		for _, inForce := range []bool{true, false} {
+			must(t, Remove())
+			before, err := tt.from.Compile()
+			must(t, err)
+			must(t, before.Apply(nil))
+			if !inForce {
+				s, err := dial()
+				must(t, err)
+				var b batch
+				b.flushRules()
+				must(t, s.commit(&b))
+				s.Close()
+			}
+			was := handles(t)
+			after, err := tt.to.Compile()
+			must(t, err)
+			must(t, after.Apply(before))
+			if got, err := InForce(); err != nil || got != after.Digest() {
+				t.Errorf("%s: in force is %s, %v, want %s", tt.name, got, err, after.Digest())
+			}
+			var kept []string
+			now := handles(t)
+			for _, s := range after.rs.sets {
+				if h := now[s.name]; h == was[s.name] && s.comment != "" {
+					kept = append(kept, s.comment)
+				}
+			}
+			slices.Sort(kept)
+			want := tt.keeps
+			if !inForce {
+				want = nil
+			}
+			if diff := cmp.Diff(want, slices.Compact(kept)); diff != "" {
+				t.Errorf("%s: sets that stayed (-want +got):\n%s", tt.name, diff)
+			}
+			got := contents(t)
+			must(t, Remove())
+			must(t, tt.to.Apply())
+			if diff := cmp.Diff(contents(t), got); diff != "" {
+				t.Errorf("%s: the sets differ from those of a table that is written anew (-want +got):\n%s", tt.name, diff)
+			}
+		}
+	}
+}
+
+// contents are the elements of the named sets, in an order of their own.
+func contents(t *testing.T) map[string][]string {
+	t.Helper()
+	s, err := dial()
+	must(t, err)
+	defer s.Close()
+	names, err := s.sets()
+	must(t, err)
+	out := map[string][]string{}
+	for _, name := range names {
+		a := ofTable()
+		a.text(unix.NFTA_SET_ELEM_LIST_SET, name)
+		replies, err := s.dump(unix.NFT_MSG_GETSETELEM, a)
+		must(t, err)
+		for _, m := range replies {
+			must(t, decode(m, func(ad *mdlayher.AttributeDecoder) {
+				if ad.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+					must(t, decodeAttributes(ad.Bytes(), func(ad *mdlayher.AttributeDecoder) {
+						out[name] = append(out[name], hex.EncodeToString(ad.Bytes()))
+					}))
+				}
+			}))
+		}
+		slices.Sort(out[name])
+	}
+	return out
+}
+
+// handles tells sets of the same name from one another.
+func handles(t *testing.T) map[string]uint64 {
+	t.Helper()
+	s, err := dial()
+	must(t, err)
+	defer s.Close()
+	replies, err := s.dump(unix.NFT_MSG_GETSET, ofTable())
+	must(t, err)
+	out := map[string]uint64{}
+	for _, m := range replies {
+		var name string
+		must(t, decode(m, func(ad *mdlayher.AttributeDecoder) {
+			switch ad.Type() {
+			case unix.NFTA_SET_NAME:
+				name = ad.String()
+			case 16: // NFTA_SET_HANDLE
+				out[name] = ad.Uint64()
+			}
+		}))
+	}
+	return out
+}
+
 // TestNoLog: a kernel that cannot report packets gets the rest of the table.
 func TestNoLog(t *testing.T) {
 	enterNetns(t)
@@ -429,7 +642,7 @@ func TestNoLog(t *testing.T) {
 	defer s.Close()
 	for range 2 {
 		rs.silent = false
-		if err := s.apply(rs); !errors.Is(err, ErrNoLog) {
+		if err := s.apply(rs, nil); !errors.Is(err, ErrNoLog) {
 			t.Fatalf("%v, want %v", err, ErrNoLog)
 		}
 		got, err := InForce()
@@ -448,7 +661,7 @@ func TestNoLog(t *testing.T) {
 	// Whatever else the kernel lacks is not made up for.
 	rs.silent = false
 	rs.rules[0].steps = append(rs.rules[0].steps, missing...)
-	if err := s.apply(rs); err == nil || errors.Is(err, ErrNoLog) || !strings.Contains(err.Error(), "does the kernel have nft_fib_inet") {
+	if err := s.apply(rs, nil); err == nil || errors.Is(err, ErrNoLog) || !strings.Contains(err.Error(), "does the kernel have nft_fib_inet") {
 		t.Errorf("without something else: %v", err)
 	}
 	must(t, (&Table{Mark: 1, Endpoints: []Endpoint{{Interface: "d0", Rules: rules}}}).Apply())

@@ -14,9 +14,17 @@ import (
 // objCounter is the kernel's number of the counter's object type.
 const objCounter = unix.NFT_OBJECT_COUNTER
 
-// elementsPerMessage keeps a list of set elements below the 64 KiB that fit into a netlink attribute: an IPv6
-// element takes at most 40 bytes.
-const elementsPerMessage = 1024
+// elementBytes keeps a list of set elements below the 64 KiB that fit into a netlink attribute: the longest
+// element takes less than 200.
+const elementBytes = 48 << 10
+
+// These are missing in x/sys/unix.
+const (
+	nftSetConcat      = 0x80
+	nftaSetDescConcat = 2
+	nftaSetFieldLen   = 1
+	nftaSetElemKeyEnd = 10
+)
 
 // batch is a transaction: its messages take effect together or not at all.
 //
@@ -125,18 +133,28 @@ func (b *batch) deleteSet(name string) {
 
 // addSet creates a set with its elements and returns its number in the batch and its name. Anonymous sets have
 // one too: left to itself, the kernel looks for a free number among all sets, for each set again. Named or not,
-// it is constant: the kernel refuses to change it while a rule uses it.
+// it is constant: the kernel refuses to change it while a rule uses it. But see minUpdate.
 func (b *batch) addSet(s *set) (id uint32, name string) {
 	b.setID++
 	id, name = b.setID, s.name
 	flags := uint32(unix.NFT_SET_CONSTANT)
+	if s.updated() {
+		flags = 0
+	}
 	if name == "" {
 		name = fmt.Sprintf("__set%d", id)
 		flags |= unix.NFT_SET_ANONYMOUS
 	}
 	interval := s.interval()
+	concatenated := interval && s.parts != nil
 	if interval {
 		flags |= unix.NFT_SET_INTERVAL
+	}
+	if concatenated {
+		flags |= nftSetConcat
+	}
+	if s.counters != nil {
+		flags |= unix.NFT_SET_OBJECT
 	}
 	a := ofTable()
 	a.text(unix.NFTA_SET_NAME, name)
@@ -144,40 +162,64 @@ func (b *batch) addSet(s *set) (id uint32, name string) {
 	a.u32(unix.NFTA_SET_KEY_TYPE, s.datatype.GetNFTMagic())
 	a.u32(unix.NFTA_SET_KEY_LEN, s.datatype.Bytes)
 	a.u32(unix.NFTA_SET_ID, id)
-	if !interval { // lets the kernel choose a table of fixed size
+	if s.counters != nil {
+		a.u32(unix.NFTA_SET_OBJ_TYPE, objCounter)
+	}
+	switch {
+	case concatenated:
+		a.nest(unix.NFTA_SET_DESC, func() {
+			a.nest(nftaSetDescConcat, func() {
+				for _, part := range s.parts {
+					a.nest(unix.NFTA_LIST_ELEM, func() { a.u32(nftaSetFieldLen, part.Bytes) })
+				}
+			})
+		})
+	case !interval && !s.updated(): // lets the kernel choose a table of fixed size
 		a.nest(unix.NFTA_SET_DESC, func() { a.u32(unix.NFTA_SET_DESC_SIZE, uint32(s.count)) })
 	}
 	a.put(unix.NFTA_SET_USERDATA, setUserData(s))
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, a, "add set %s", name)
-	b.addElements(s, id, name)
+	b.elements(unix.NFT_MSG_NEWSETELEM, s, name, id, interval, s.blank())
 	return id, name
 }
 
-func (b *batch) addElements(s *set, id uint32, name string) {
-	var (
-		list attributes
-		n    int
-	)
-	flush := func() {
-		a := ofTable()
-		a.text(unix.NFTA_SET_ELEM_LIST_SET, name)
-		a.u32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
-		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() { a = append(a, list...) })
-		b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, a, "add elements of set %s", name)
-		list, n = list[:0], 0
+// elements adds or deletes the ranges of a set, as elements of an interval set or of one without. blank is as for
+// set.elements.
+func (b *batch) elements(typ uint16, s *set, name string, id uint32, interval, blank bool) {
+	flags, does := netlink.Create, "add elements to"
+	if typ == unix.NFT_MSG_DELSETELEM {
+		flags, does = 0, "delete elements of"
 	}
-	for e := range s.elements() {
+	var list attributes
+	flush := func() {
+		a := make(attributes, 0, len(list)+128)
+		a = append(a, ofTable()...)
+		a.text(unix.NFTA_SET_ELEM_LIST_SET, name)
+		if id != 0 {
+			a.u32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
+		}
+		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() { a = append(a, list...) })
+		b.add(typ, flags, a, "%s set %s", does, name)
+		list = list[:0]
+	}
+	for e := range s.elements(interval, blank) {
 		list.nest(unix.NFTA_LIST_ELEM, func() {
 			if e.end {
 				list.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 			}
 			list.nest(unix.NFTA_SET_ELEM_KEY, func() { list.put(unix.NFTA_DATA_VALUE, e.key) })
+			if e.last != nil {
+				list.nest(nftaSetElemKeyEnd, func() { list.put(unix.NFTA_DATA_VALUE, e.last) })
+			}
+			if e.counter != "" {
+				list.text(unix.NFTA_SET_ELEM_OBJREF, e.counter)
+			}
 		})
-		if n++; n == elementsPerMessage {
+		if len(list) > elementBytes {
 			flush()
 		}
 	}
-	if n > 0 {
+	if len(list) > 0 {
 		flush()
 	}
 }
@@ -196,6 +238,10 @@ func (b *batch) addRule(r *rule, steps []step, numbers map[*set]uint32) error {
 				if name == "" {
 					id, name = b.addSet(s.set)
 				}
+				if s.set.counters != nil {
+					body.count(name, id)
+					continue
+				}
 				e = &expr.Lookup{SourceRegister: register, SetID: id, SetName: name, Invert: s.invert}
 			}
 			wire, err := expr.Marshal(unix.NFPROTO_INET, e)
@@ -209,4 +255,16 @@ func (b *batch) addRule(r *rule, steps []step, numbers map[*set]uint32) error {
 	body.put(unix.NFTA_RULE_USERDATA, ruleUserData(r.comment, r.digest()))
 	b.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, body, "add rule %q to chain %s", r.comment, r.chain)
 	return failed
+}
+
+// count adds the expression that looks up a counter in a map, and counts. Package expr knows single counters only.
+func (a *attributes) count(name string, id uint32) {
+	a.nest(unix.NFTA_LIST_ELEM, func() {
+		a.text(unix.NFTA_EXPR_NAME, "objref")
+		a.nest(unix.NFTA_EXPR_DATA, func() {
+			a.u32(unix.NFTA_OBJREF_SET_SREG, register)
+			a.text(unix.NFTA_OBJREF_SET_NAME, name)
+			a.u32(unix.NFTA_OBJREF_SET_ID, id)
+		})
+	})
 }

@@ -4,8 +4,10 @@ package nft
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
+	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
@@ -47,6 +49,92 @@ func BenchmarkApply(b *testing.B) {
 	table := usual(b)
 	for b.Loop() {
 		must(b, table.Apply())
+	}
+}
+
+// mirrored is what auto-return makes of n rules for a port and a network each.
+func mirrored(n int) *Table {
+	var r policy.Rules
+	for i := range n {
+		port := uint16(1024 + i)
+		r.Ingress = append(r.Ingress, policy.Rule{
+			Policy: "served", Index: i, Action: policy.Allow, Protocol: ptr(uint8(policy.TCP)),
+			Source:      policy.Entity{Nets: netset.Of(netip.PrefixFrom(netset.To4(10<<24|uint32(i)<<8), 24))},
+			Destination: policy.Entity{Ports: []policy.PortRange{portRange(port, port)}},
+		})
+	}
+	r.AddReturns()
+	return &Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "d0", Rules: r.Egress}}}
+}
+
+func BenchmarkApplyMirrored(b *testing.B) {
+	for _, n := range []int{100, 1000, 4096, 16384} {
+		table := mirrored(n)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			enterNetns(b)
+			for b.Loop() {
+				b.StopTimer()
+				must(b, Remove())
+				b.StartTimer()
+				must(b, table.Apply())
+			}
+		})
+	}
+}
+
+func BenchmarkCompileMirrored(b *testing.B) {
+	table := mirrored(4096)
+	for b.Loop() {
+		_, err := table.Compile()
+		must(b, err)
+	}
+}
+
+// BenchmarkPacket is the cost of a packet that leaves, past as many rules, the system call included. No rules is
+// without our table.
+func BenchmarkPacket(b *testing.B) {
+	for _, n := range []int{0, 1, 1000, 4096, 16384} {
+		for _, matches := range []bool{true, false} {
+			b.Run(fmt.Sprintf("%d/matches=%t", n, matches), func(b *testing.B) {
+				enterNetns(b)
+				addDummy(b, "d0")
+				raw := openRaw(b)
+				last := uint32(max(n, 1) - 1)
+				p := &ipPacket{Packet: policy.Packet{
+					Src: netip.MustParseAddr("192.0.2.1"), Dst: netset.To4(10<<24 | last<<8 | 1), Protocol: policy.TCP, HopLimit: 64,
+					SrcPort: uint16(1024 + last), DstPort: 40000,
+				}}
+				if !matches {
+					p.Dst = netip.MustParseAddr("203.0.113.1")
+				}
+				if n > 0 {
+					must(b, mirrored(n).Apply())
+				}
+				bytes := p.bytes()
+				for b.Loop() {
+					raw.send(b, bytes)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkUpdate100k adds a range to a list, and takes it off again.
+func BenchmarkUpdate100k(b *testing.B) {
+	enterNetns(b)
+	var versions [2]*Compiled
+	for i := range versions {
+		c, err := (&Table{Mark: 0x1000, Endpoints: []Endpoint{{Interface: "eth0", Rules: []policy.Rule{
+			{Action: policy.Deny, Destination: policy.Entity{Nets: many(100000 + i), NetsName: "list"}},
+		}}}}).Compile()
+		must(b, err)
+		versions[i] = c
+	}
+	must(b, versions[1].Apply(nil))
+	now := 1
+	for b.Loop() {
+		must(b, versions[1-now].Apply(versions[now]))
+		now = 1 - now
 	}
 }
 

@@ -38,8 +38,8 @@ func views(r *policy.Rule) []view {
 }
 
 // rule gives alternatives: exactly one holds for a packet that matches r as the view shows it, and none for any
-// other. There are none when no packet can match.
-func (c *compiler) rule(r *policy.Rule, v view) [][]step {
+// other. There are none when no packet can match. What r says of the fields of another lookup is left out.
+func (c *compiler) rule(r *policy.Rule, v view, without fieldSet) [][]step {
 	if r.IPVersion != 0 && v.family != 0 && r.IPVersion != v.family {
 		return nil
 	}
@@ -47,18 +47,82 @@ func (c *compiler) rule(r *policy.Rule, v view) [][]step {
 	if !ok {
 		return nil
 	}
-	ports, ok := c.ports(r, v)
-	if !ok {
-		return nil
-	}
-	addresses, ok := c.addresses(r, v)
-	if !ok {
-		return nil
+	var inFields []step
+	for f := range fields {
+		if without.has(f) {
+			continue
+		}
+		s, ok := c.field(r, v, f)
+		if !ok {
+			return nil
+		}
+		inFields = append(inFields, s...)
 	}
 	var out [][]step
 	for _, icmp := range c.icmp(r, v) {
 		// From cheap to dear, and in an order in which nft recognises ports and addresses when it lists.
-		out = append(out, slices.Concat(v.isFamily(), protocol, icmp, ports, addresses))
+		out = append(out, slices.Concat(v.isFamily(), protocol, icmp, inFields))
+	}
+	return out
+}
+
+// item is a rule in a view, nil if no packet can match it.
+func (c *compiler) item(i int, r *policy.Rule, v view) *item {
+	it := &item{rule: i, view: v, elements: 1}
+	plain := r.NotProtocol == nil && r.ICMP == nil && r.NotICMP == nil && (r.IPVersion == 0 || v.family == 0 || r.IPVersion == v.family) &&
+		(r.Protocol == nil || policy.HasPorts(*r.Protocol) || !needsTransport(r))
+	for f := range fields {
+		e := side(r, f.source())
+		switch {
+		case f.address() && e.NotNets != nil, !f.address() && e.NotPorts != nil:
+			plain = false
+			continue
+		case f.address() && e.Nets == nil, !f.address() && e.Ports == nil:
+			continue
+		}
+		n := len(e.Ports)
+		if f.address() {
+			n = len(e.Nets.Ranges4())
+			if v.family == 6 {
+				n = len(e.Nets.Ranges6())
+			}
+		}
+		switch {
+		case n == 0:
+			return nil
+		case n > maxElements:
+			continue
+		}
+		it.values[f] = values(e, v.family, f.address())
+		it.listed |= 1 << f
+		it.elements *= len(it.values[f])
+	}
+	if !plain && c.rule(r, v, 0) == nil {
+		return nil
+	}
+	return it
+}
+
+// values are the addresses of a family, or the ports, that a side of a rule allows.
+func values(e *policy.Entity, family int, addresses bool) []span {
+	var out []span
+	switch {
+	case !addresses:
+		ports := policy.NormalizePorts(e.Ports)
+		out = make([]span, len(ports))
+		for i, p := range ports {
+			out[i] = span{low(uint64(p.First)), low(uint64(p.Last))}
+		}
+	case family == 4:
+		out = make([]span, len(e.Nets.Ranges4()))
+		for i, r := range e.Nets.Ranges4() {
+			out[i] = span{low(uint64(r.Lo)), low(uint64(r.Hi))}
+		}
+	default:
+		out = make([]span, len(e.Nets.Ranges6()))
+		for i, r := range e.Nets.Ranges6() {
+			out[i] = span{r.Lo, r.Hi}
+		}
 	}
 	return out
 }
@@ -126,54 +190,54 @@ func (c *compiler) icmp(r *policy.Rule, v view) [][]step {
 	return out
 }
 
-func (c *compiler) ports(r *policy.Rule, v view) ([]step, bool) {
+// field is what a rule says of a field.
+func (c *compiler) field(r *policy.Rule, v view, f field) ([]step, bool) {
+	if f.address() {
+		return c.addresses(side(r, f.source()), v, f)
+	}
+	return c.ports(side(r, f.source()), v, f)
+}
+
+func (c *compiler) ports(e *policy.Entity, v view, f field) ([]step, bool) {
+	if !needsPorts(e) {
+		return nil, true
+	}
 	var out []step
-	for _, source := range []bool{true, false} {
-		e, load := side(r, source), v.port(source)
-		if !needsPorts(e) {
-			continue
+	if e.Ports != nil {
+		in, ok := v.member(v.field(f), ports(e.Ports), false)
+		if !ok {
+			return nil, false
 		}
-		var s []step
-		if e.Ports != nil {
-			in, ok := v.member(load, ports(e.Ports), false)
-			if !ok {
-				return nil, false
-			}
-			s = append(s, in...)
+		out = append(out, in...)
+	}
+	if e.NotPorts != nil {
+		notIn, ok := v.member(v.field(f), ports(e.NotPorts), true)
+		if !ok {
+			return nil, false
 		}
-		if e.NotPorts != nil {
-			notIn, ok := v.member(load, ports(e.NotPorts), true)
-			if !ok {
-				return nil, false
-			}
-			s = append(s, notIn...)
-		}
-		if s == nil { // any port, but there must be one
-			s = steps(load, inRange([]byte{0, 0}, []byte{0xff, 0xff}))
-		}
-		out = append(out, s...)
+		out = append(out, notIn...)
+	}
+	if out == nil { // any port, but there must be one
+		out = steps(v.field(f), inRange([]byte{0, 0}, []byte{0xff, 0xff}))
 	}
 	return out, true
 }
 
-func (c *compiler) addresses(r *policy.Rule, v view) ([]step, bool) {
+func (c *compiler) addresses(e *policy.Entity, v view, f field) ([]step, bool) {
 	var out []step
-	for _, source := range []bool{true, false} {
-		e := side(r, source)
-		for _, nets := range []struct {
-			set    *netset.Set
-			invert bool
-			name   string
-		}{{e.Nets, false, e.NetsName}, {e.NotNets, true, e.NotNetsName}} {
-			if nets.set == nil {
-				continue
-			}
-			s, ok := v.member(v.address(source), c.set(v.family, nets.set, nets.name), nets.invert)
-			if !ok {
-				return nil, false
-			}
-			out = append(out, s...)
+	for _, nets := range []struct {
+		set    *netset.Set
+		invert bool
+		name   string
+	}{{e.Nets, false, e.NetsName}, {e.NotNets, true, e.NotNetsName}} {
+		if nets.set == nil {
+			continue
 		}
+		s, ok := v.member(v.field(f), c.set(v.family, nets.set, nets.name), nets.invert)
+		if !ok {
+			return nil, false
+		}
+		out = append(out, s...)
 	}
 	return out, true
 }

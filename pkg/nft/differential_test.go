@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestDifferential(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	g := &generator{rand.New(rand.NewPCG(seed, 0))}
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0))}
 	defer func() {
 		if t.Failed() {
 			t.Logf("repeat with -args -nft.seed=%d", seed)
@@ -49,7 +50,7 @@ func TestDifferential(t *testing.T) {
 	defer reader.Close()
 
 	decisions := map[policy.Decision]int{}
-	quoted, passed, reports := 0, 0, 0
+	quoted, passed, reports, grouped := 0, 0, 0, 0
 	for list := range *listsFlag {
 		// The observer needs connection tracking, and with it comes defragmentation, which keeps IPv6 fragments:
 		// they have their turn while there is none. It stays for the second half of the test.
@@ -64,6 +65,7 @@ func TestDifferential(t *testing.T) {
 		}
 		inForce(t, table)
 		ids := policy.IDs(rules)
+		inGroups := groupedRules(rules)
 		before, err := Counters()
 		must(t, err)
 		var seen observation
@@ -71,6 +73,7 @@ func TestDifferential(t *testing.T) {
 			seen = observe(t)
 		}
 		for range packetsPerList {
+			g.targets = rules
 			p := g.packet(!observed)
 			d := policy.Evaluate(rules, &p.Packet)
 			decisions[policy.Decision{Verdict: d.Verdict, By: d.By, Rule: min(d.Rule, 0), Logged: d.Logged}]++
@@ -84,6 +87,9 @@ func TestDifferential(t *testing.T) {
 			want := map[CounterKey]uint64{}
 			if d.Rule != policy.NoRule {
 				want[CounterKey{"d0", ids[d.Rule]}] = 1
+			}
+			if d.Rule != policy.NoRule && inGroups[d.Rule] {
+				grouped++
 			}
 			var wantReports []string
 			for _, i := range via(rules, &p.Packet, d) {
@@ -124,7 +130,27 @@ func TestDifferential(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d packets, %d of them untracked errors, %d passes, %d reports, decisions %v", *listsFlag*packetsPerList, quoted, passed, reports, decisions)
+	t.Logf("%d packets, %d of them untracked errors, %d matched in groups, %d passes, %d reports, decisions %v", *listsFlag*packetsPerList, quoted, grouped, passed, reports, decisions)
+	if grouped == 0 && *listsFlag > 50 {
+		t.Error("no packet matched in a group")
+	}
+}
+
+// groupedRules are the rules that are written in a group.
+func groupedRules(rules []policy.Rule) map[int]bool {
+	out := map[int]bool{}
+	l := list{compiler: &compiler{hashes: map[*netset.Set]uint64{}}, rules: rules}
+	for first, end := 0, 0; first < len(rules); first = end {
+		for end = first; end < len(rules) && rules[end].Tier == rules[first].Tier; {
+			end++
+		}
+		for _, g := range groups(rules, l.items(direct, first, end)) {
+			for _, m := range g.members {
+				out[m.rule] = out[m.rule] || len(g.members) >= minGroup
+			}
+		}
+	}
+	return out
 }
 
 // via are the rules that count without deciding.
@@ -210,61 +236,155 @@ func observe(t *testing.T) (o observation) {
 }
 
 // generator makes random rules and packets that have a fair chance to meet.
-type generator struct{ *rand.Rand }
+type generator struct {
+	*rand.Rand
+	// targets are rules that packets are made for. (optional)
+	targets []policy.Rule
+}
 
 func (g *generator) chance(percent int) bool { return g.IntN(100) < percent }
 
 func pick[T any](g *generator, values ...T) T { return values[g.IntN(len(values))] }
 
+// rules makes a list. A part of them is much alike, so that they can be written as groups, or nearly can.
 func (g *generator) rules() []policy.Rule {
-	rules := make([]policy.Rule, 1+g.IntN(12))
-	var shared []*netset.Set
+	var (
+		rules  []policy.Rule
+		shared []*netset.Set
+	)
 	for range 3 {
 		shared = append(shared, g.nets())
 	}
 	tiers := 0
-	for i := range rules {
-		r := &rules[i]
-		r.Policy, r.Index = "p", i
-		r.Action = pick(g, policy.Allow, policy.Allow, policy.Deny, policy.Failsafe, policy.Log)
+	alike := pick(g, 10, 90)
+	for range 1 + g.IntN(12) {
+		next := []policy.Rule{g.rule(shared)}
+		if g.chance(alike) {
+			next = g.variants(next[0])
+		}
 		if g.chance(25) {
 			tiers++
 		}
-		if tiers > 0 { // the first rules may be of none
-			r.Tier = fmt.Sprint("t", tiers)
-			r.Action = pick(g, r.Action, r.Action, policy.Pass)
-		}
-		if g.chance(20) {
-			r.IPVersion = pick(g, 4, 6)
-		}
-		if g.chance(50) {
-			r.Protocol = ptr(g.protocol())
-		}
-		if g.chance(15) {
-			r.NotProtocol = ptr(g.protocol())
-		}
-		if g.chance(20) {
-			r.ICMP = g.icmp()
-		}
-		if g.chance(15) {
-			r.NotICMP = g.icmp()
-		}
-		for _, e := range []*policy.Entity{&r.Source, &r.Destination} {
-			if g.chance(30) {
-				e.Nets = pick(g, g.nets(), shared[0], shared[1])
+		pass := g.chance(33)
+		for _, r := range next {
+			if tiers > 0 { // the first rules may be of none
+				r.Tier = fmt.Sprint("t", tiers)
+				if pass {
+					r.Action = policy.Pass
+				}
 			}
-			if g.chance(15) {
-				e.NotNets = pick(g, g.nets(), shared[1], shared[2])
-			}
-			if g.chance(20) {
-				e.Ports = g.ports()
-			}
-			if g.chance(12) {
-				e.NotPorts = g.ports()
-			}
+			r.Policy, r.Index = "p", len(rules)
+			rules = append(rules, r)
+		}
+		if g.chance(10) { // the same once more, behind others or in the next tier
+			shuffled := slices.Clone(next)
+			g.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+			rules = append(rules, shuffled...)
 		}
 	}
+	tier := ""
+	for i := range rules { // rules of one tier stand together, and those of none first
+		r := &rules[i]
+		if r.Tier < tier {
+			r.Tier = tier
+		}
+		if tier = r.Tier; tier == "" && r.Action == policy.Pass {
+			r.Action = policy.Allow
+		}
+		r.Index = i
+	}
 	return rules
+}
+
+func (g *generator) rule(shared []*netset.Set) (r policy.Rule) {
+	r.Action = pick(g, policy.Allow, policy.Allow, policy.Deny, policy.Failsafe, policy.Log)
+	if g.chance(20) {
+		r.IPVersion = pick(g, 4, 6)
+	}
+	if g.chance(50) {
+		r.Protocol = ptr(g.protocol())
+	}
+	if g.chance(15) {
+		r.NotProtocol = ptr(g.protocol())
+	}
+	if g.chance(20) {
+		r.ICMP = g.icmp()
+	}
+	if g.chance(15) {
+		r.NotICMP = g.icmp()
+	}
+	for _, e := range []*policy.Entity{&r.Source, &r.Destination} {
+		if g.chance(30) {
+			e.Nets = pick(g, g.nets(), shared[0], shared[1])
+		}
+		if g.chance(15) {
+			e.NotNets = pick(g, g.nets(), shared[1], shared[2])
+		}
+		if g.chance(20) {
+			e.Ports = g.ports()
+		}
+		if g.chance(12) {
+			e.NotPorts = g.ports()
+		}
+	}
+	return r
+}
+
+// variants are rules that differ from one another in the values of some fields. Some pairs share values, and some
+// differ in more.
+func (g *generator) variants(r policy.Rule) []policy.Rule {
+	if g.chance(60) {
+		r = policy.Rule{Action: r.Action, Protocol: ptr(pick[uint8](g, policy.TCP, policy.UDP))}
+	}
+	var used fieldSet
+	for used == 0 {
+		used = fieldSet(g.IntN(1<<fields) & g.IntN(1<<fields))
+	}
+	if g.chance(30) {
+		used = 1<<sourcePort | 1<<destinationAddress // what auto-return makes of many
+	}
+	at, step := g.IntN(256), pick(g, 1, 1, 3, 16)
+	out := make([]policy.Rule, minGroup-1+g.IntN(12))
+	for i := range out {
+		v := r
+		for f := range fields {
+			e := side(&v, f.source())
+			switch {
+			case !used.has(f) || g.chance(2):
+			case f.address():
+				e.NotNets = nil
+				e.Nets = g.block(at+i*step, pick(g, 0, 0, 0, 0, 0, 0, 2))
+				if g.chance(3) {
+					e.Nets = g.nets()
+				}
+			default:
+				first := uint16(at+i*pick(g, 1, 1, 1, 1, 1, 2)) % 12
+				e.NotPorts, e.Ports = nil, []policy.PortRange{portRange(first, first+pick[uint16](g, 0, 0, 0, 0, 1))}
+				if g.chance(5) {
+					e.Ports = append(e.Ports, g.ports()...)
+				}
+			}
+		}
+		if g.chance(3) {
+			v.Action = pick(g, policy.Allow, policy.Deny)
+		}
+		out[i] = v
+	}
+	return out
+}
+
+// block is the n-th block of 4 addresses in one family or both, wrapped round and enlarged.
+func (g *generator) block(n, larger int) *netset.Set {
+	var b netset.Builder
+	n %= 256
+	if family := g.IntN(3); family != 1 {
+		b.Add(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(n / 64), byte(4 * n)}), 30-larger))
+		if family != 0 {
+			return b.Build()
+		}
+	}
+	b.Add(netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(n / 64), 15: byte(4 * n)}), 126-larger))
+	return b.Build()
 }
 
 func (g *generator) protocol() uint8 {
@@ -337,7 +457,7 @@ func (g *generator) nets() *netset.Set {
 // packet is any that a socket could send. extended allows IPv6 fragments.
 func (g *generator) packet(extended bool) *ipPacket {
 	v4 := g.chance(50)
-	p := g.flow(v4)
+	p := g.flow(v4, false)
 	p.HopLimit = pick[uint8](g, 1, 64, 255)
 	if v4 {
 		p.options = pick(g, 0, 0, 0, 1, 10)
@@ -374,8 +494,9 @@ func (g *generator) packet(extended bool) *ipPacket {
 	return p
 }
 
-// flow is a packet without anything unusual.
-func (g *generator) flow(v4 bool) *ipPacket {
+// flow is a packet without anything unusual. It may be near the edges of what a rule matches, reversed if the
+// rule is to match the packet turned round.
+func (g *generator) flow(v4, reversed bool) *ipPacket {
 	p := &ipPacket{}
 	p.Src, p.Dst, p.Protocol, p.HopLimit = g.address(v4), g.address(v4), g.protocol(), 64
 	if g.chance(35) {
@@ -383,6 +504,13 @@ func (g *generator) flow(v4 bool) *ipPacket {
 		if v4 {
 			p.Protocol = policy.ICMP
 		}
+	}
+	target := policy.Rule{}
+	if g.chance(70) && len(g.targets) > 0 {
+		target = g.targets[g.IntN(len(g.targets))]
+	}
+	if target.Protocol != nil && g.chance(90) {
+		p.Protocol = *target.Protocol
 	}
 	switch {
 	case policy.HasPorts(p.Protocol):
@@ -393,13 +521,48 @@ func (g *generator) flow(v4 bool) *ipPacket {
 			p.ICMPType = pick[uint8](g, 3, 1, 11, 4)
 		}
 	}
+	from, to := &target.Source, &target.Destination
+	if reversed {
+		from, to = to, from
+	}
+	p.Src, p.Dst = g.near(from.Nets, p.Src), g.near(to.Nets, p.Dst)
+	if policy.HasPorts(p.Protocol) {
+		p.SrcPort, p.DstPort = g.nearPort(from.Ports, p.SrcPort), g.nearPort(to.Ports, p.DstPort)
+	}
 	return p
+}
+
+// near is an address at the edge of one of the set's ranges, or beside it.
+func (g *generator) near(nets *netset.Set, otherwise netip.Addr) netip.Addr {
+	if nets == nil {
+		return otherwise
+	}
+	var lo, hi netip.Addr
+	if r := nets.Ranges4(); otherwise.Is4() && len(r) > 0 {
+		one := r[g.IntN(len(r))]
+		lo, hi = netset.To4(one.Lo), netset.To4(one.Hi)
+	} else if r := nets.Ranges6(); otherwise.Is6() && len(r) > 0 {
+		one := r[g.IntN(len(r))]
+		lo, hi = one.Lo.Netip(), one.Hi.Netip()
+	}
+	if a := pick(g, lo, lo, hi, hi, lo.Prev(), hi.Next()); a.IsValid() && a != netip.IPv4Unspecified() {
+		return a
+	}
+	return otherwise
+}
+
+func (g *generator) nearPort(ports []policy.PortRange, otherwise uint16) uint16 {
+	if len(ports) == 0 {
+		return otherwise
+	}
+	r := ports[g.IntN(len(ports))]
+	return pick(g, r.First, r.First, r.Last, r.Last, r.First-1, r.Last+1)
 }
 
 // quote puts a packet into an ICMP error. The table does not look at quoted packets with a header of unusual
 // length or later fragments, so that for it they quote nothing.
 func (g *generator) quote(p *ipPacket, v4 bool) {
-	q := g.flow(v4)
+	q := g.flow(v4, true)
 	if g.chance(30) { // echoes and timestamps, for rules with types
 		q.Protocol, q.HasL4, q.SrcPort, q.DstPort = policy.ICMPv6, true, 0, 0
 		q.ICMPType, q.ICMPCode = pick[uint8](g, 128, 129), uint8(g.IntN(2))

@@ -57,7 +57,7 @@ func (r *rule) digest() uint64 {
 	h := fnv.New64a()
 	for _, s := range r.all() {
 		if s.set != nil {
-			fmt.Fprintf(h, "%s %d %x %t %q|", s.set.datatype.Name, s.set.count, s.set.hash, s.invert, s.set.comment)
+			fmt.Fprintf(h, "%s %d %x %t %t %q|", s.set.datatype.Name, s.set.count, s.set.hash, s.set.counters != nil, s.invert, s.set.comment)
 			continue
 		}
 		b, err := expr.Marshal(unix.NFPROTO_INET, s.expr)

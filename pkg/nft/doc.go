@@ -20,8 +20,9 @@
 //	    … goto fragments-eth0                                 # a fragment but the first
 //	    … icmpv6 type 133-136 accept                          # neighbour discovery
 //	    tcp sport 22 counter name "out-eth0-…" accept         # Failsafe
-//	    ip daddr @net4-1 counter name "out-eth0-…" drop       # Deny
+//	    ip daddr @net4-… counter name "out-eth0-…" drop       # Deny
 //	    udp sport 53 counter name "out-eth0-…" notrack accept # Allow
+//	    tcp sport . ip daddr @rules4-… counter name tcp sport map @counters4-… notrack accept # many Allows, see below
 //	    jump tier1.out-eth0                                   # a tier with a Pass
 //	    tcp dport 80 counter name "out-eth0-…" limit rate 100/second burst 100 packets log prefix "untracked …" group 30062 snaplen 256
 //	    icmp type { … } goto quoted4-eth0                     # an error: about which packet?
@@ -34,6 +35,16 @@
 //
 // A rule that logs has no verdict: the limit holds back the report, and not the packet. Reports go to [LogGroup], which
 // package nflog reads.
+//
+// A packet would pay for each rule that it passes. So rules that are alike but for ports or addresses, such as those that
+// auto-return makes of what a host serves, are written as one (see group): a set tells whether any of them matches, and
+// a map tells whose counter it is, by a field in which no two of them share a value.
+//
+//	set rules4-…    { type inet_service . ipv4_addr; elements = { 6379 . 10.0.0.0/8, 5432 . 10.1.0.0/16, … } }
+//	map counters4-… { type inet_service : counter;   elements = { 6379 : "out-eth0-…", 5432 : "out-eth0-…", … } }
+//
+// Where the rules differ in one field only, the map alone does both. A set that is large, or looked up by many rules,
+// has a name, which depends on its content, or on what it is a list of. Others stand in the rule.
 //
 // [policy.Evaluate] is the specification of the output half. These differences are known, all about packets that
 // hardly any socket sends:

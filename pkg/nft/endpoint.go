@@ -3,6 +3,9 @@
 package nft
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -25,13 +28,12 @@ func (rs *ruleset) addEndpoint(c *compiler, e *Endpoint) {
 
 	rs.addFragments(&l, chain, fragmentsPrefix+escape(e.Interface))
 	rs.add(chain, "neighbour discovery", isNeighbourDiscovery(), steps(verdict(expr.VerdictAccept, "")))
-	rs.addList(chain, e.Rules, l.direct)
+	rs.addList(chain, &l, direct)
 	rs.addQuoted(&l, chain, quoted4Prefix+escape(e.Interface), 4)
 	rs.addQuoted(&l, chain, quoted6Prefix+escape(e.Interface), 6)
 }
 
-// list is the egress list of an endpoint. Its methods give the lines of rule i for one question each, without the
-// chain that they belong to.
+// list is the egress list of an endpoint.
 type list struct {
 	*compiler
 	rules []policy.Rule
@@ -40,101 +42,148 @@ type list struct {
 	counters []string
 }
 
-// direct is about the packet itself.
-func (l *list) direct(i int) []rule {
-	r := &l.rules[i]
-	var lines []rule
-	for _, v := range views(r) {
-		for _, s := range l.rule(r, v) {
-			lines = append(lines, l.line(i, s))
-		}
-	}
-	return lines
+// question is one of those that a list is asked.
+type question struct {
+	// views are those that a rule needs to be written for.
+	views func(*policy.Rule) []view
+	// action is what a rule does that has the given action. It is counted, or not.
+	action func(policy.Action) (does []step, counts bool)
+	// comment stands behind the rule's name.
+	comment string
 }
 
-// line is what rule i does with packets that pass the steps.
-func (l *list) line(i int, matches []step) rule {
-	r := &l.rules[i]
-	out := rule{comment: r.Name()}
-	count := &expr.Objref{Type: objCounter, Name: l.counters[i]}
-	var does []step
-	switch r.Action {
-	case policy.Allow:
-		does = steps(count, &expr.Notrack{}, verdict(expr.VerdictAccept, ""))
-	case policy.Deny:
-		does = steps(count, verdict(expr.VerdictDrop, ""))
-	case policy.Failsafe:
-		does = steps(count, verdict(expr.VerdictAccept, ""))
-	case policy.Log:
-		does, out.report = steps(count), report(l.ids[i])
-	case policy.Pass:
-		does = steps(count, verdict(expr.VerdictReturn, ""))
+// direct is about the packet itself.
+var direct = question{views: views, action: act}
+
+// ofFragment is about a fragment but the first.
+var ofFragment = question{
+	views: func(r *policy.Rule) []view {
+		if needsTransport(r) {
+			return nil
+		}
+		return views(r)
+	},
+	action:  act,
+	comment: " for fragments",
+}
+
+// ofQuoted is about the packet that an ICMP error of a family quotes. Only an Allow has a consequence there, and only
+// an Allow is counted.
+func ofQuoted(family int) question {
+	return question{
+		views: func(r *policy.Rule) []view {
+			if r.Action == policy.Log {
+				return nil
+			}
+			return []view{{family: family, quoted: true}}
+		},
+		action: func(a policy.Action) ([]step, bool) {
+			if a == policy.Deny {
+				a = policy.Failsafe
+			}
+			does, _ := act(a)
+			return does, a == policy.Allow
+		},
+		comment: " of the quoted packet",
 	}
-	out.steps = append(matches, does...)
+}
+
+func act(a policy.Action) (does []step, counts bool) {
+	switch a {
+	case policy.Allow:
+		does = steps(&expr.Notrack{}, verdict(expr.VerdictAccept, ""))
+	case policy.Deny:
+		does = steps(verdict(expr.VerdictDrop, ""))
+	case policy.Failsafe:
+		does = steps(verdict(expr.VerdictAccept, ""))
+	case policy.Pass:
+		does = steps(verdict(expr.VerdictReturn, ""))
+	}
+	return does, true
+}
+
+// lines are what is written for a group.
+func (l *list) lines(q question, g *group) []rule {
+	if len(g.members) < minGroup {
+		var out []rule
+		for _, m := range g.members {
+			for _, matches := range l.rule(&l.rules[m.rule], m.view, 0) {
+				out = append(out, l.line(q, m.rule, matches))
+			}
+		}
+		return out
+	}
+	r := &l.rules[g.rule]
+	does, counts := q.action(r.Action)
+	var counters []string
+	if counts {
+		for _, m := range g.members {
+			counters = append(counters, l.counters[m.rule])
+		}
+	}
+	lookups := g.lookups(counters)
+	var out []rule
+	for _, matches := range l.rule(r, g.view, g.varying) {
+		out = append(out, rule{
+			comment: fmt.Sprintf("%s and %d more%s", r.Name(), len(g.members)-1, q.comment),
+			steps:   slices.Concat(matches, lookups, does),
+		})
+	}
 	return out
 }
 
-// fragment is about a fragment but the first.
-func (l *list) fragment(i int) []rule {
-	if needsTransport(&l.rules[i]) {
-		return nil
-	}
-	lines := l.direct(i)
-	for n := range lines {
-		lines[n].comment += " for fragments"
-	}
-	return lines
-}
-
-// quoted is about the packet that an ICMP error of a family quotes. Only an Allow has a consequence there, and only
-// an Allow is counted.
-func (l *list) quoted(i, family int) []rule {
+// line is what rule i does with packets that pass the steps.
+func (l *list) line(q question, i int, matches []step) rule {
 	r := &l.rules[i]
+	does, counts := q.action(r.Action)
+	out := rule{comment: r.Name() + q.comment, steps: matches}
+	if counts {
+		out.steps = append(out.steps, steps(&expr.Objref{Type: objCounter, Name: l.counters[i]})...)
+	}
+	out.steps = append(out.steps, does...)
 	if r.Action == policy.Log {
-		return nil
+		out.report = report(l.ids[i])
 	}
-	var lines []rule
-	for _, s := range l.rule(r, view{family: family, quoted: true}) {
-		var line rule
-		switch r.Action {
-		case policy.Allow:
-			line = l.line(i, s)
-		case policy.Pass:
-			line.steps = append(s, steps(verdict(expr.VerdictReturn, ""))...)
-		default:
-			line.steps = append(s, steps(verdict(expr.VerdictAccept, ""))...)
-		}
-		line.comment = r.Name() + " of the quoted packet"
-		lines = append(lines, line)
-	}
-	return lines
+	return out
 }
 
-// addList writes rules to a chain, and reports whether there was anything to write. The rules of a tier with a Pass
+// items are the rules [first, end) in the views of a question.
+func (l *list) items(q question, first, end int) []*item {
+	var out []*item
+	for i := first; i < end; i++ {
+		for _, v := range q.views(&l.rules[i]) {
+			if it := l.item(i, &l.rules[i], v); it != nil {
+				out = append(out, it)
+			}
+		}
+	}
+	return out
+}
+
+// addList writes the list to a chain, and reports whether there was anything to write. The rules of a tier with a Pass
 // are written to a chain of their own, so that to pass is to return. Such chains jump to no other: the kernel
 // follows 16 jumps at most, and counts gotos.
-func (rs *ruleset) addList(chain string, rules []policy.Rule, lines func(i int) []rule) bool {
+func (rs *ruleset) addList(chain string, l *list, q question) bool {
 	tiers, written := 0, false
-	for first, end := 0, 0; first < len(rules); first = end {
-		passes := false
-		var tier []rule
-		for end = first; end < len(rules) && rules[end].Tier == rules[first].Tier; end++ {
-			more := lines(end)
-			tier = append(tier, more...)
-			passes = passes || rules[end].Action == policy.Pass && len(more) > 0
+	for first, end := 0, 0; first < len(l.rules); first = end {
+		for end = first; end < len(l.rules) && l.rules[end].Tier == l.rules[first].Tier; {
+			end++
 		}
+		items := l.items(q, first, end)
 		to := chain
-		if passes {
+		if slices.ContainsFunc(items, func(it *item) bool { return l.rules[it.rule].Action == policy.Pass }) {
 			tiers++
 			to = tierChain(tiers, chain)
 			rs.chains = append(rs.chains, to)
-			rs.add(chain, "tier "+rules[first].Tier, steps(verdict(expr.VerdictJump, to)))
+			rs.add(chain, "tier "+l.rules[first].Tier, steps(verdict(expr.VerdictJump, to)))
 		}
-		for i := range tier {
-			tier[i].chain = to
+		for _, g := range groups(l.rules, items) {
+			for _, r := range l.lines(q, g) {
+				r.chain = to
+				rs.rules = append(rs.rules, r)
+			}
 		}
-		rs.rules = append(rs.rules, tier...)
-		written = written || len(tier) > 0
+		written = written || len(items) > 0
 	}
 	return written
 }
@@ -145,7 +194,7 @@ func (rs *ruleset) addList(chain string, rules []policy.Rule, lines func(i int) 
 // would be, so that the rules themselves cannot tell.
 func (rs *ruleset) addFragments(l *list, chain, fragments string) {
 	end := verdict(expr.VerdictAccept, "")
-	if rs.addList(fragments, l.rules, l.fragment) {
+	if rs.addList(fragments, l, ofFragment) {
 		rs.chains = append(rs.chains, fragments)
 		end = verdict(expr.VerdictGoto, fragments)
 	}
@@ -171,15 +220,12 @@ func isNeighbourDiscovery() []step {
 // same rules about the packet they quote. Only an Allow changes anything, so that rules behind the last one
 // are left out, and the chain if there is none.
 func (rs *ruleset) addQuoted(l *list, chain, quoted string, family int) {
-	lines := make([][]rule, len(l.rules))
-	last := -1
-	for i := range l.rules {
-		lines[i] = l.quoted(i, family)
-		if l.rules[i].Action == policy.Allow && len(lines[i]) > 0 {
-			last = i
-		}
+	q := ofQuoted(family)
+	asked := *l
+	for n := len(l.rules); n > 0 && (l.rules[n-1].Action != policy.Allow || len(l.items(q, n-1, n)) == 0); n-- {
+		asked.rules = l.rules[:n-1]
 	}
-	if !rs.addList(quoted, l.rules[:last+1], func(i int) []rule { return lines[i] }) {
+	if !rs.addList(quoted, &asked, q) {
 		return
 	}
 	rs.chains = append(rs.chains, quoted)

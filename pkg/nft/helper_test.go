@@ -73,7 +73,7 @@ func command(t *testing.T, stdin string, name string, args ...string) string {
 
 // addDummy creates an interface that swallows everything, with routes that lead everything there. It has no
 // address, so that the kernel has nothing of its own to send.
-func addDummy(t *testing.T, name string) {
+func addDummy(t testing.TB, name string) {
 	t.Helper()
 	attrs := netlink.LinkAttrs{Name: name}
 	err := netlink.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
@@ -107,7 +107,7 @@ func addDummy(t *testing.T, name string) {
 // rawSockets send packets with headers of our own making out of the namespace they were opened in.
 type rawSockets struct{ v4, v6 int }
 
-func openRaw(t *testing.T) rawSockets {
+func openRaw(t testing.TB) rawSockets {
 	t.Helper()
 	v4, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	must(t, err)
@@ -122,7 +122,7 @@ func openRaw(t *testing.T) rawSockets {
 
 // send gives a packet to the output hook. Where it leads is the routes' business and not that of its
 // destination address. A packet that is dropped there is not an error.
-func (s rawSockets) send(t *testing.T, ip []byte) {
+func (s rawSockets) send(t testing.TB, ip []byte) {
 	t.Helper()
 	var err error
 	if ip[0]>>4 == 4 {

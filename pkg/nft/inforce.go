@@ -9,7 +9,9 @@ import (
 
 // InForce returns the digest of the table in the kernel: that of the Table that was applied, unless somebody
 // changed it since. What a rule does is not read again, but that it stands where it was written: the kernel
-// changes a rule only as a whole, and the sets that ours use not at all.
+// changes a rule only as a whole, and the sets that ours use not at all. Large lists are an exception: they are not
+// constant, so that [Compiled.Apply] can change them in place, and what somebody else adds to one or takes from it
+// is not seen.
 //
 // It reads the rules of this one table, and nothing of others. Returns ErrNoTable if there is no table.
 func InForce() (string, error) {

@@ -14,7 +14,8 @@ import (
 // register is where every field is loaded to: 16 bytes, enough for an IPv6 address.
 const register = unix.NFT_REG_1
 
-// step is one expression of a rule: either a plain one, or the lookup of what was loaded before in a set.
+// step is one expression of a rule: either a plain one, or the lookup of what was loaded before in a set. To look up
+// in a map is to count, too, and like a set it lets nothing pass that it does not hold.
 type step struct {
 	expr   expr.Any
 	set    *set
@@ -33,7 +34,7 @@ func loadMeta(key expr.MetaKey) expr.Any {
 	return &expr.Meta{Key: key, Register: register}
 }
 
-func loadPayload(base expr.PayloadBase, offset, length int) expr.Any {
+func loadPayload(base expr.PayloadBase, offset, length int) *expr.Payload {
 	return &expr.Payload{DestRegister: register, Base: base, Offset: uint32(offset), Len: uint32(length)}
 }
 

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -63,7 +64,8 @@ func unescape(s string) (string, bool) {
 
 // counterName is the endpoint's chain, a dash and the rule's identity in 16 hex digits.
 func counterName(k CounterKey) string {
-	return fmt.Sprintf("%s%s-%016x", endpointPrefix, escape(k.Interface), k.RuleID)
+	id := binary.BigEndian.AppendUint64(nil, k.RuleID)
+	return endpointPrefix + escape(k.Interface) + "-" + hex.EncodeToString(id)
 }
 
 // parseCounterName is false for a counter that is none of ours.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -84,20 +85,33 @@ func TestValidate(t *testing.T) {
 
 func TestElements(t *testing.T) {
 	all := func(s *set) (out []string) {
-		for e := range s.elements() {
+		for e := range s.elements(s.interval(), s.blank()) {
 			text := hex.EncodeToString(e.key)
 			if e.end {
 				text += " end"
 			}
+			if e.counter != "" {
+				text += " " + e.counter
+			}
 			out = append(out, text)
 		}
 		return out
+	}
+	adjacent := func(name string) *set {
+		s := octets("", nftables.TypeInetProto, []uint8{4, 5, 7})
+		s.ranges = func(yield func(lo, hi []byte) bool) {
+			_ = yield([]byte{4}, []byte{4}) && yield([]byte{5}, []byte{6}) && yield([]byte{9}, []byte{9})
+		}
+		s.counters, s.name = []string{"a", "b", "c"}, name
+		return s
 	}
 	for _, tt := range []struct {
 		name string
 		set  *set
 		want []string
 	}{
+		{"adjacent in a map with a name", adjacent("m"), []string{"00 end", "04 a", "05 end", "05 b", "07 end", "09 c", "0a end"}},
+		{"adjacent in a map without", adjacent(""), []string{"00 end", "04 a", "05 b", "07 end", "09 c", "0a end"}},
 		{"from zero", addresses(4, nets("0.0.0.0/8", "10.0.0.0/8"), 0, ""),
 			[]string{"00000000", "01000000 end", "0a000000", "0b000000 end"}},
 		{"to the last address", addresses(4, nets("10.0.0.0/8", "255.255.255.255/32"), 0, ""),
@@ -324,14 +338,19 @@ func TestSharedSets(t *testing.T) {
 		{Interface: "eth1", Rules: []policy.Rule{rule(again)}},
 	}}).ruleset()
 	var got []string
+	names := map[string]bool{}
 	for _, s := range rs.sets {
-		got = append(got, fmt.Sprintf("%s %d", s.name, s.count))
+		got = append(got, fmt.Sprintf("%s %d", s.kind, s.count))
+		names[s.name] = true
+		if !strings.HasPrefix(s.name, s.kind+"-") {
+			t.Errorf("a set of kind %s is called %s", s.kind, s.name)
+		}
 	}
 	if diff := cmp.Diff([]string{
-		"net4-1 100", "net6-2 100", "net4-3 101", "net6-4 101",
-		"quoted-net4-5 100", "quoted-net4-6 101", "quoted-net6-7 100", "quoted-net6-8 101",
-	}, got); diff != "" {
-		t.Errorf("sets (-want +got):\n%s", diff)
+		"net4 100", "net6 100", "net4 101", "net6 101",
+		"quoted-net4 100", "quoted-net4 101", "quoted-net6 100", "quoted-net6 101",
+	}, got); diff != "" || len(names) != len(rs.sets) {
+		t.Errorf("sets %v (-want +got):\n%s", names, diff)
 	}
 }
 

@@ -4,6 +4,8 @@ package nft
 
 import (
 	"fmt"
+	"hash/fnv"
+	"io"
 	"slices"
 
 	"github.com/google/nftables"
@@ -126,14 +128,14 @@ func (rs *ruleset) addAnswers(c *compiler, e *Endpoint) {
 	chain := arrivingPrefix + escape(e.Interface)
 	rs.chains = append(rs.chains, chain)
 	ask := steps(verdict(expr.VerdictGoto, awaitedChain))
-	for i := range e.Answers {
-		r := &e.Answers[i]
-		for _, v := range views(r) {
-			for _, s := range c.rule(r, v) {
-				rs.add(chain, r.Name(), s, ask)
-			}
-		}
+	answers := slices.Clone(e.Answers)
+	for i := range answers {
+		answers[i].Action = policy.Allow // there is nothing else to do with a match
 	}
+	rs.addList(chain, &list{compiler: c, rules: answers}, question{
+		views:  views,
+		action: func(policy.Action) ([]step, bool) { return ask, false },
+	})
 	for _, family := range []int{4, 6} {
 		// The kernel finds sockets of these two protocols only.
 		about, _ := view{family: family, quoted: true}.member(view{family: family, quoted: true}.protocol(),
@@ -219,10 +221,30 @@ func (rs *ruleset) nameSets() {
 		if u.set.count <= maxAnonymous && len(u.steps) <= maxAnonymousUses {
 			continue // the kernel takes an anonymous set in one rule only
 		}
+		if u.set.counters != nil && u.set.raw != nil {
+			continue // what nft (1.0.6) lists of such a map with a name it cannot read
+		}
 		rs.sets = append(rs.sets, u.set)
-		u.set.name = fmt.Sprintf("%s-%d", u.set.kind, len(rs.sets))
 		for _, st := range u.steps {
 			st.set = u.set
 		}
 	}
+	taken := map[string]bool{}
+	for _, s := range rs.sets {
+		s.name = fmt.Sprintf("%s-%08x", s.kind, uint32(s.named()))
+		for taken[s.name] {
+			s.name += "x"
+		}
+		taken[s.name] = true
+	}
+}
+
+// named identifies a set: by where its content comes from, or by the content.
+func (s *set) named() uint64 {
+	if s.comment == "" {
+		return s.hash
+	}
+	h := fnv.New64a()
+	io.WriteString(h, s.comment)
+	return h.Sum64()
 }

@@ -24,25 +24,31 @@ const (
 	maxAnonymousUses = 8
 )
 
-// set is what a field is compared with: sorted, disjoint and never adjacent inclusive ranges of big-endian
-// values.
+// set is what a field is compared with: sorted and disjoint inclusive ranges of big-endian values. It may also be
+// what several fields together are compared with, or a map to the counters of rules.
 type set struct {
 	datatype nftables.SetDatatype
 	count    int
 	// ranges yields count pairs. The slices are valid until the next pair.
 	ranges iter.Seq2[[]byte, []byte]
+	// parts are the types of the fields of a concatenation, each of which has a range of its own. They are padded to
+	// whole registers. It is nil for a set of one field.
+	parts []nftables.SetDatatype
+	// counters are the names of what the ranges are mapped to, by their number. It is nil for a set.
+	counters []string
 	// hash identifies the content.
 	hash uint64
 	// kind begins the name of a set that gets one.
 	kind string
 
-	// from is what an address set is a family of, nil for other sets.
-	from *netset.Set
+	// v4 or v6 are the ranges of an address set, both nil for other sets.
+	v4 []netset.Range4
+	v6 []netset.Range6
 	// comment says where the addresses come from. (optional)
 	comment string
-	// raw is a field that nft has no name for, nil for others: what a set is of has to be told by it, or nft could
-	// not read its own listing.
-	raw *expr.Payload
+	// raw are the fields, if nft has no names for them, nil for others: what a set is of has to be told by them, or
+	// nft could not read its own listing.
+	raw []*expr.Payload
 	// name is given by the ruleset that the set becomes part of, empty for an anonymous set.
 	name string
 }
@@ -79,11 +85,12 @@ func (s *set) interval() bool {
 
 // equal compares contents.
 func (s *set) equal(o *set) bool {
-	if s.datatype != o.datatype || s.kind != o.kind || s.hash != o.hash || s.count != o.count || s.comment != o.comment {
+	if s.datatype != o.datatype || s.kind != o.kind || s.hash != o.hash || s.count != o.count || s.comment != o.comment ||
+		!slices.Equal(s.counters, o.counters) {
 		return false
 	}
-	if s.from != nil && s.from == o.from {
-		return true
+	if s.v4 != nil || s.v6 != nil {
+		return slices.Equal(s.v4, o.v4) && slices.Equal(s.v6, o.v6)
 	}
 	next, stop := iter.Pull2(o.ranges)
 	defer stop()
@@ -95,45 +102,72 @@ func (s *set) equal(o *set) bool {
 	return true
 }
 
-// of makes s a set of values of a field without a name.
-func (s *set) of(field *expr.Payload) *set {
-	raw := *s
-	raw.raw = field
-	raw.datatype = nftables.TypeInteger
-	raw.datatype.Bytes = s.datatype.Bytes
-	raw.kind = "quoted-" + s.kind
-	return &raw
+// of makes s a set of values of fields without a name.
+func (s *set) of(raw ...*expr.Payload) *set {
+	out := *s
+	out.raw = raw
+	out.datatype, out.kind = nftables.TypeInteger, "quoted-"+s.kind
+	if s.parts != nil {
+		out.datatype = concatenation(slices.Repeat([]nftables.SetDatatype{nftables.TypeInteger}, len(raw)))
+	}
+	out.datatype.Bytes = s.datatype.Bytes
+	return &out
 }
 
 // element is a value in the kernel's form of an interval set: a range is its first value and, flagged as the
-// end, the value after its last one. A range that ends with the last value there is has no end.
+// end, the value after its last one. A range that ends with the last value there is has no end. In an interval set of
+// concatenations it is a range with its last value.
 type element struct {
-	key []byte
-	end bool
+	key  []byte
+	last []byte
+	end  bool
+	// counter is what a map has there.
+	counter string
 }
 
-// elements yields at most two elements a range. The keys are valid until the next element.
-func (s *set) elements() iter.Seq[element] {
+// elements yields at most two elements a range, which are those of an interval set or of one without. A blank
+// is yielded first, if wanted. The keys are valid until the next element.
+//
+// Ranges of a map may be adjacent. In an anonymous one the first then has no end, as nft does it: there a kernel that
+// comes upon the end (seen on 5.10) does not look for a range that begins with it.
+func (s *set) elements(interval, blank bool) iter.Seq[element] {
 	return func(yield func(element) bool) {
-		interval := s.interval()
-		begun := false
-		after := make([]byte, s.width())
+		if blank && !yield(element{key: make([]byte, s.width()), end: true}) {
+			return
+		}
+		bounds := interval && s.parts == nil
+		n, ends, after := 0, false, make([]byte, s.width())
 		for lo, hi := range s.ranges {
-			if interval && !begun && slices.ContainsFunc(lo, func(b byte) bool { return b != 0 }) {
-				// As nft does: the space before the first range is an interval that does not match.
-				if !yield(element{make([]byte, s.width()), true}) {
-					return
-				}
-			}
-			begun = true
-			if !yield(element{lo, false}) {
+			if ends && (s.name != "" || string(after) != string(lo)) && !yield(element{key: after, end: true}) {
 				return
 			}
-			if interval && successor(after, hi) && !yield(element{after, true}) {
+			e := element{key: lo}
+			if s.counters != nil {
+				e.counter = s.counters[n]
+			}
+			n++
+			if interval && s.parts != nil {
+				e.last = hi
+			}
+			if !yield(e) {
 				return
 			}
+			ends = bounds && successor(after, hi)
+		}
+		if ends {
+			yield(element{key: after, end: true})
 		}
 	}
+}
+
+// blank reports whether a set begins with what nft writes there: the space before the first range is an interval that
+// does not match.
+func (s *set) blank() bool {
+	if !s.interval() || s.parts != nil {
+		return false
+	}
+	lo, _ := s.first()
+	return slices.ContainsFunc(lo, func(b byte) bool { return b != 0 })
 }
 
 // successor sets dst to v+1 and is false when there is none.
@@ -150,31 +184,41 @@ func successor(dst, v []byte) bool {
 
 // addresses is one family of a set.
 func addresses(family int, from *netset.Set, hash uint64, comment string) *set {
-	s := &set{kind: fmt.Sprintf("net%d", family), hash: hash ^ uint64(family), from: from, comment: comment}
+	s := &set{kind: fmt.Sprintf("net%d", family), hash: hash ^ uint64(family), comment: comment}
 	if family == 4 {
-		s.datatype, s.count = nftables.TypeIPAddr, len(from.Ranges4())
-		s.ranges = func(yield func(lo, hi []byte) bool) {
-			var lo, hi [4]byte
-			for _, r := range from.Ranges4() {
-				binary.BigEndian.PutUint32(lo[:], r.Lo)
-				binary.BigEndian.PutUint32(hi[:], r.Hi)
-				if !yield(lo[:], hi[:]) {
-					return
-				}
+		s.datatype = nftables.TypeIPAddr
+		s.ofRanges4(from.Ranges4())
+	} else {
+		s.datatype = nftables.TypeIP6Addr
+		s.ofRanges6(from.Ranges6())
+	}
+	return s
+}
+
+func (s *set) ofRanges4(ranges []netset.Range4) {
+	s.v4, s.count = ranges, len(ranges)
+	s.ranges = func(yield func(lo, hi []byte) bool) {
+		var lo, hi [4]byte
+		for _, r := range ranges {
+			binary.BigEndian.PutUint32(lo[:], r.Lo)
+			binary.BigEndian.PutUint32(hi[:], r.Hi)
+			if !yield(lo[:], hi[:]) {
+				return
 			}
 		}
-		return s
 	}
-	s.datatype, s.count = nftables.TypeIP6Addr, len(from.Ranges6())
+}
+
+func (s *set) ofRanges6(ranges []netset.Range6) {
+	s.v6, s.count = ranges, len(ranges)
 	s.ranges = func(yield func(lo, hi []byte) bool) {
-		for _, r := range from.Ranges6() {
+		for _, r := range ranges {
 			lo, hi := r.Lo.Netip().As16(), r.Hi.Netip().As16()
 			if !yield(lo[:], hi[:]) {
 				return
 			}
 		}
 	}
-	return s
 }
 
 func ports(ranges []policy.PortRange) *set {

@@ -54,8 +54,11 @@ func digestOf(data []byte) (uint64, bool) {
 
 // setUserData is what nft needs to know for listing a set.
 func setUserData(s *set) []byte {
-	const bigEndian = 2 // BYTEORDER_BIG_ENDIAN
-	b := userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, bigEndian)
+	order := uint32(2) // BYTEORDER_BIG_ENDIAN
+	if s.parts != nil {
+		order = 0 // BYTEORDER_INVALID: each part has its own
+	}
+	b := userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, order)
 	if s.raw != nil {
 		b = userdata.Append(b, userdata.NFTNL_UDATA_SET_KEY_TYPEOF, typeOf(s.raw))
 	}
@@ -65,20 +68,29 @@ func setUserData(s *set) []byte {
 	return b
 }
 
-// typeOf is nft's `typeof @th,offset,length`: see set_make_key and payload_expr_build_udata in its sources.
-func typeOf(field *expr.Payload) []byte {
+// typeOf is nft's `typeof @th,offset,length`, or a concatenation of such: see set_make_key, payload_expr_build_udata
+// and concat_expr_build_udata in its sources.
+func typeOf(fields []*expr.Payload) []byte {
 	const (
 		expression, data                    = 0, 1          // of a typeof
 		protocol, typ, base, offset, length = 0, 1, 2, 3, 4 // of a payload expression
-		payload                             = 7             // EXPR_PAYLOAD
+		payload, concat                     = 7, 13         // EXPR_PAYLOAD, EXPR_CONCAT
 		transport                           = 3             // PROTO_BASE_TRANSPORT_HDR
 	)
-	var p []byte
-	for _, v := range []struct {
-		typ   userdata.Type
-		value uint32
-	}{{protocol, 0}, {typ, 0}, {base, transport}, {offset, 8 * field.Offset}, {length, 8 * field.Len}} {
-		p = userdata.AppendUint32(p, v.typ, v.value)
+	var all []byte
+	for i, field := range fields {
+		var p []byte
+		for _, v := range []struct {
+			typ   userdata.Type
+			value uint32
+		}{{protocol, 0}, {typ, 0}, {base, transport}, {offset, 8 * field.Offset}, {length, 8 * field.Len}} {
+			p = userdata.AppendUint32(p, v.typ, v.value)
+		}
+		one := userdata.Append(userdata.AppendUint32(nil, expression, payload), data, p)
+		if len(fields) == 1 {
+			return one
+		}
+		all = userdata.Append(all, userdata.Type(i), one)
 	}
-	return userdata.Append(userdata.AppendUint32(nil, expression, payload), data, p)
+	return userdata.Append(userdata.AppendUint32(nil, expression, concat), data, all)
 }

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -38,7 +39,7 @@ func (v view) protocol() expr.Any {
 	return loadPayload(expr.PayloadBaseTransportHeader, quotedHeader+6, 1)
 }
 
-func (v view) address(source bool) expr.Any {
+func (v view) address(source bool) *expr.Payload {
 	if v.quoted {
 		source = !source
 	}
@@ -56,18 +57,37 @@ func (v view) address(source bool) expr.Any {
 }
 
 // transport loads from the TCP, UDP, … or ICMP header.
-func (v view) transport(offset, length int) expr.Any {
+func (v view) transport(offset, length int) *expr.Payload {
 	if v.quoted {
 		offset += quotedHeader + v.header()
 	}
 	return loadPayload(expr.PayloadBaseTransportHeader, offset, length)
 }
 
-func (v view) port(source bool) expr.Any {
+func (v view) port(source bool) *expr.Payload {
 	if source != v.quoted {
 		return v.transport(0, 2)
 	}
 	return v.transport(2, 2)
+}
+
+// field loads a field that rules are grouped by.
+func (v view) field(f field) *expr.Payload {
+	if f.address() {
+		return v.address(f.source())
+	}
+	return v.port(f.source())
+}
+
+// datatype is what nft calls the values of a field.
+func (v view) datatype(f field) nftables.SetDatatype {
+	switch {
+	case !f.address():
+		return nftables.TypeInetService
+	case v.family == 4:
+		return nftables.TypeIPAddr
+	}
+	return nftables.TypeIP6Addr
 }
 
 // icmpType is the type that a rule's type has in the packet's bytes.
