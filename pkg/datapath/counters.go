@@ -103,10 +103,10 @@ func writeLedger(ledger *ebpf.Map, entries []ledgerEntry) error {
 	return nil
 }
 
-// readTotals returns the ledger and, for each entry, all that was ever counted for it.
-func readTotals(counters, ledger *ebpf.Map) ([]ledgerEntry, []tally, error) {
+// readCounters returns the ledger and, for each entry, what its generation counted by itself.
+func readCounters(counters, ledger *ebpf.Map) ([]ledgerEntry, []tally, error) {
 	n := int(counters.MaxEntries())
-	entries, totals := make([]ledgerEntry, n), make([]tally, n)
+	entries, counted := make([]ledgerEntry, n), make([]tally, n)
 	var perCPU []tally
 	for i := range n {
 		key := uint32(i)
@@ -116,39 +116,51 @@ func readTotals(counters, ledger *ebpf.Map) ([]ledgerEntry, []tally, error) {
 		if err := counters.Lookup(key, &perCPU); err != nil {
 			return nil, nil, fmt.Errorf("read counters: %w", err)
 		}
-		totals[i] = entries[i].Past
 		for _, c := range perCPU {
-			totals[i].add(c)
+			counted[i].add(c)
 		}
 	}
-	return entries, totals, nil
+	return entries, counted, nil
 }
 
-// carry sets what a generation's ledger remembers to all that the generation before it counted: rule by rule
-// where the rule is still there, into the sum of its action where it is not (there is none of what does not decide).
-// It sets and never adds, so that doing it twice, after a crash, is doing it once.
-func carry(oldCounters, oldLedger, newLedger *ebpf.Map) error {
-	was, totals, err := readTotals(oldCounters, oldLedger)
+// account is a ledger with, for each entry, all that was ever counted for it.
+type account struct {
+	entries []ledgerEntry
+	totals  []tally
+}
+
+// openAccount reads a generation's account. before is that of the generation before it, nil if there is none: what it
+// has is handed on, whatever the ledger says so far.
+func openAccount(counters, ledger *ebpf.Map, before *account) (*account, error) {
+	entries, totals, err := readCounters(counters, ledger)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	n := int(newLedger.MaxEntries())
-	now := make([]ledgerEntry, n)
-	place := make(map[uint64]int, n)
-	for i := range now {
-		if err := newLedger.Lookup(uint32(i), &now[i]); err != nil {
-			return fmt.Errorf("read the ledger: %w", err)
-		}
-		now[i].Past = tally{}
-		if now[i].ID != 0 {
-			place[now[i].ID] = i
+	if before != nil {
+		before.handOn(entries)
+	}
+	for i := range totals {
+		totals[i].add(entries[i].Past)
+	}
+	return &account{entries, totals}, nil
+}
+
+// handOn sets what a ledger remembers to all that the generation before it counted: rule by rule where the rule is still
+// there, into the sum of its action where it is not (there is none of what does not decide). It sets and never adds, so
+// that doing it twice, after a crash, is doing it once.
+func (a *account) handOn(to []ledgerEntry) {
+	place := make(map[uint64]int, len(to))
+	for i := range to {
+		to[i].Past = tally{}
+		if to[i].ID != 0 {
+			place[to[i].ID] = i
 		}
 	}
 	retired := map[policy.Action]int{
 		policy.Allow: counterUntracked, policy.Deny: counterDenied, policy.Failsafe: counterFailsafe,
 	}
-	for i, e := range was {
-		to := i
+	for i, e := range a.entries {
+		at := i
 		if e.ID != 0 {
 			kept, ok := place[e.ID]
 			if !ok {
@@ -156,11 +168,10 @@ func carry(oldCounters, oldLedger, newLedger *ebpf.Map) error {
 					continue
 				}
 			}
-			to = kept
+			at = kept
 		}
-		now[to].Past.add(totals[i])
+		to[at].Past.add(a.totals[i])
 	}
-	return writeLedger(newLedger, now)
 }
 
 // Counts is what one interface's programs have counted on arrival, policy changes included.
@@ -173,9 +184,9 @@ type Counts struct {
 	Rules []Counter
 }
 
-func newCounts(entries []ledgerEntry, totals []tally, c clock) Counts {
-	counters := make([]Counter, len(totals))
-	for i, t := range totals {
+func newCounts(a *account, c clock) Counts {
+	counters := make([]Counter, len(a.totals))
+	for i, t := range a.totals {
 		counters[i] = Counter{t.Packets, t.Bytes, c.time(t.Last)}
 	}
 	out := Counts{
@@ -184,7 +195,7 @@ func newCounts(entries []ledgerEntry, totals []tally, c clock) Counts {
 		NoMetadata: counters[counterNoMetadata].Packets,
 		Rules:      counters[counterRules:],
 	}
-	for i, e := range entries {
+	for i, e := range a.entries {
 		switch policy.Action(e.Action) {
 		case policy.Allow:
 			out.Untracked.add(counters[i])

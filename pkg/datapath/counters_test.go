@@ -72,18 +72,23 @@ func (g *generationCounters) rule(i int, packets, bytes uint64) {
 
 func (g *generationCounters) counts() Counts {
 	g.t.Helper()
-	entries, totals, err := readTotals(g.counters, g.ledger)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return newCounts(entries, totals, testClock)
+	return newCounts(g.account(nil), testClock)
 }
 
 func (g *generationCounters) carryTo(to *generationCounters) {
 	g.t.Helper()
-	if err := carry(g.counters, g.ledger, to.ledger); err != nil {
+	if err := writeLedger(to.ledger, to.account(g.account(nil)).entries); err != nil {
 		g.t.Fatal(err)
 	}
+}
+
+func (g *generationCounters) account(before *account) *account {
+	g.t.Helper()
+	a, err := openAccount(g.counters, g.ledger, before)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return a
 }
 
 func wantCounts(t testing.TB, when string, got, want Counts) {
@@ -219,4 +224,13 @@ func TestCarryChangedAction(t *testing.T) {
 	wantCounts(t, "allow became deny", second.counts(), Counts{
 		Untracked: n(5, 50), Denied: n(1, 10), Rules: []Counter{n(1, 10)},
 	})
+}
+
+// readTotals returns a generation's ledger and, for each entry, all that was ever counted for it.
+func readTotals(counters, ledger *ebpf.Map) ([]ledgerEntry, []tally, error) {
+	a, err := openAccount(counters, ledger, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.entries, a.totals, nil
 }

@@ -78,7 +78,16 @@ var ErrNotPinned = errors.New("pin maps")
 // While it runs, an interface that already had a policy goes from the old generation to the new one in a single
 // update of its link; no packet meets a mixture.
 func (g *Generation) Install(target Target, modes []Mode, t *Tables) (Attached, []error, error) {
-	counters, ledger, err := NewCounters(t.rules)
+	if logs(t.rules) {
+		if err := g.openEvents(); err != nil {
+			return Attached{}, nil, err
+		}
+	}
+	identity, err := g.pins.Identify(g.mark, t.rules, t.image)
+	if err != nil {
+		return Attached{}, nil, err
+	}
+	counters, ledger, err := g.pins.countersOf(target.Index, t.rules, identity)
 	if err != nil {
 		return Attached{}, nil, err
 	}
@@ -88,10 +97,7 @@ func (g *Generation) Install(target Target, modes []Mode, t *Tables) (Attached, 
 		MarkBit: g.mark, Layer3: target.Layer3, Layout: t.image.Layout, Tables: t.m, Counters: counters,
 		Ifindex: target.Index, Generation: g.number,
 	}
-	if slices.ContainsFunc(t.rules, func(r policy.Rule) bool { return r.Action == policy.Log }) {
-		if err := g.openEvents(); err != nil {
-			return Attached{}, nil, err
-		}
+	if logs(t.rules) {
 		options.Events, options.Monitor = g.events, g.monitor
 	}
 	if err := g.pin(target.Index, t.m, counters, ledger); err != nil {
@@ -107,6 +113,8 @@ func (g *Generation) Install(target Target, modes []Mode, t *Tables) (Attached, 
 			a, err = i.installXDP(mode)
 		}
 		if err == nil {
+			// Without the note, all that happens is that it will be done again.
+			_ = g.pins.note(g.number, target, a, identity)
 			return a, refused, nil
 		}
 		refused = append(refused, err)

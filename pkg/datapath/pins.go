@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Pins is our directory in a BPF file system:
@@ -20,7 +22,9 @@ import (
 //	untracked/
 //	    interfaces/2/            one directory for each interface index
 //	        tables-7               the lookup tables of generation 7; interfaces with the same list share one map
-//	        counters-7, ledger-7   what its programs count, and whose counts they are
+//	        counters-7, ledger-7   what its programs count, and whose counts they are: the same maps as of generation 6
+//	                               where the rules are, but for what named sets hold
+//	        note-7                 that generation 7 is complete, and what it is made of
 //	        xdp, tc                links: while they are pinned, the programs stay attached
 //	    events, monitor          where Log rules report packets to, and until when somebody listens; where some rule logs
 //
@@ -63,9 +67,10 @@ const (
 	tablesPin   = "tables"
 	countersPin = "counters"
 	ledgerPin   = "ledger"
+	notePin     = "note"
 )
 
-var generationPins = []string{tablesPin, countersPin, ledgerPin}
+var generationPins = []string{tablesPin, countersPin, ledgerPin, notePin}
 
 func (p *Pins) interfaces() string    { return filepath.Join(p.dir, "interfaces") }
 func (p *Pins) of(ifindex int) string { return filepath.Join(p.interfaces(), strconv.Itoa(ifindex)) }
@@ -258,32 +263,56 @@ func loadMap(path string) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// Counts reads what an interface has counted up to now. It returns an error wrapping fs.ErrNotExist if the
-// interface has no counters.
+// Counts reads what an interface has counted up to now, also while one generation takes over from another. It returns an
+// error wrapping fs.ErrNotExist if the interface has no counters.
 func (p *Pins) Counts(ifindex int) (Counts, error) {
-	pinned, err := p.generations(ifindex)
+	a, err := p.accounts(ifindex, func(*ebpf.Map, *account) error { return nil })
 	if err != nil {
 		return Counts{}, err
 	}
-	gens := pinned[countersPin]
-	if len(gens) == 0 {
+	if a == nil {
 		return Counts{}, fmt.Errorf("counters of interface %d: %w", ifindex, fs.ErrNotExist)
-	}
-	counters, ledger, err := p.openCounters(ifindex, gens[len(gens)-1])
-	if err != nil {
-		return Counts{}, err
-	}
-	defer counters.Close()
-	defer ledger.Close()
-	entries, totals, err := readTotals(counters, ledger)
-	if err != nil {
-		return Counts{}, err
 	}
 	clock, err := readClock() // after the counters, as nothing is counted in the future
 	if err != nil {
 		return Counts{}, err
 	}
-	return newCounts(entries, totals, clock), nil
+	return newCounts(a, clock), nil
+}
+
+// accounts goes through an interface's counters, generation by generation, and returns the newest account, nil if there
+// is none. take is called for each that takes over from another.
+func (p *Pins) accounts(ifindex int, take func(ledger *ebpf.Map, a *account) error) (newest *account, err error) {
+	pinned, err := p.generations(ifindex)
+	if err != nil {
+		return nil, err
+	}
+	var last ebpf.MapID
+	gens := pinned[countersPin]
+	for i, gen := range gens {
+		counters, ledger, err := p.openCounters(ifindex, gen)
+		if errors.Is(err, fs.ErrNotExist) && i < len(gens)-1 {
+			continue // a caller was killed between the two pins, and nothing was ever counted; or they go at this moment
+		}
+		if err != nil {
+			return nil, err
+		}
+		before := newest
+		id, err := mapID(counters)
+		if err == nil && id != last { // or else they are shared
+			newest, err = openAccount(counters, ledger, before)
+			if err == nil && before != nil {
+				err = take(ledger, newest)
+			}
+		}
+		counters.Close()
+		ledger.Close()
+		if err != nil {
+			return nil, fmt.Errorf("counters of generation %d: %w", gen, err)
+		}
+		last = id
+	}
+	return newest, nil
 }
 
 // LacksMetadata reports whether an interface's driver has refused, in a generation, to carry the verdict from
@@ -314,37 +343,36 @@ func (p *Pins) openCounters(ifindex int, gen uint64) (counters, ledger *ebpf.Map
 	return counters, ledger, nil
 }
 
-// Carry completes an interface's counters after a swap: generation by generation, each takes over what the one
+// Carry completes the counters of interfaces after a swap: generation by generation, each takes over what the one
 // before it had counted. It may be repeated, and picks up where a killed caller stopped.
-func (p *Pins) Carry(ifindex int) error {
-	pinned, err := p.generations(ifindex)
-	if err != nil {
-		return err
-	}
-	gens := pinned[countersPin]
-	for i := 1; i < len(gens); i++ {
-		if err := p.carryOne(ifindex, gens[i-1], gens[i]); err != nil {
-			return fmt.Errorf("carry counters of interface %d from generation %d to %d: %w", ifindex, gens[i-1], gens[i], err)
+func (p *Pins) Carry(ifindexes ...int) error {
+	var errs []error
+	carry := func(ifindex int, take func(ledger *ebpf.Map, a *account) error) {
+		if _, err := p.accounts(ifindex, take); err != nil {
+			errs = append(errs, fmt.Errorf("carry counters of interface %d: %w", ifindex, err))
 		}
 	}
-	return nil
+	var several []int
+	for _, i := range ifindexes {
+		carry(i, func(*ebpf.Map, *account) error {
+			several = append(several, i)
+			return nil
+		})
+	}
+	if len(several) > 0 {
+		awaitPrograms()
+	}
+	for _, i := range several {
+		carry(i, func(ledger *ebpf.Map, a *account) error { return writeLedger(ledger, a.entries) })
+	}
+	return errors.Join(errs...)
 }
 
-func (p *Pins) carryOne(ifindex int, from, to uint64) error {
-	oldCounters, oldLedger, err := p.openCounters(ifindex, from)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a caller was killed between the two pins: nothing was ever counted
+// awaitPrograms waits until programs that were taken off their hooks have done with the packets they were at, some
+// milliseconds: what they count after they were read would be lost.
+func awaitPrograms() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL, which waits for an RCU grace period, as programs run in
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		time.Sleep(50 * time.Millisecond) // with nohz_full the kernel does not offer it
 	}
-	if err != nil {
-		return err
-	}
-	defer oldCounters.Close()
-	defer oldLedger.Close()
-	newCounters, newLedger, err := p.openCounters(ifindex, to)
-	if err != nil {
-		return err
-	}
-	defer newCounters.Close()
-	defer newLedger.Close()
-	return carry(oldCounters, oldLedger, newLedger)
 }

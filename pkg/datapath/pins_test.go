@@ -34,7 +34,7 @@ func named(t *testing.T, names ...string) *Pins {
 }
 
 func TestVerifyGenerations(t *testing.T) {
-	complete := []string{"2/tables-7", "2/counters-7", "2/ledger-7", "2/xdp", "2/tc"}
+	complete := []string{"2/tables-7", "2/counters-7", "2/ledger-7", "2/note-7", "2/xdp", "2/tc"}
 	with := func(more ...string) []string { return append(more, complete...) }
 	for name, c := range map[string]struct {
 		pins       []string
@@ -44,10 +44,11 @@ func TestVerifyGenerations(t *testing.T) {
 		"nothing":                      {nil, nil, ""},
 		"complete":                     {complete, map[int]uint64{2: 7}, ""},
 		"an interface without a list":  {complete, map[int]uint64{2: 7, 3: 0}, ""},
-		"two generations":              {with("3/tables-5", "3/counters-5", "3/ledger-5"), map[int]uint64{2: 7, 3: 5}, ""},
+		"two generations":              {with("3/tables-5", "3/counters-5", "3/ledger-5", "3/note-5"), map[int]uint64{2: 7, 3: 5}, ""},
 		"unknown names":                {with("2/tables-x", "2/other-3", "x/y"), map[int]uint64{2: 7}, ""},
 		"no tables":                    {complete[1:], map[int]uint64{2: 7}, "tables-7 is missing"},
 		"no ledger":                    {complete[:2], map[int]uint64{2: 7}, "ledger-7 is missing"},
+		"no note":                      {complete[:3], map[int]uint64{2: 7}, "note-7 is missing"},
 		"another generation":           {complete, map[int]uint64{2: 8}, "tables-8 is missing"},
 		"no pins":                      {complete, map[int]uint64{2: 7, 3: 7}, "interfaces/3/tables-7 is missing"},
 		"tables of the one before":     {with("2/tables-6"), map[int]uint64{2: 7}, "tables-* of several generations"},

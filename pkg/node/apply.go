@@ -16,6 +16,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/hostif"
 	"github.com/untracked-cni/untracked/pkg/nft"
+	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
 // apply carries a plan out, under the lock, and returns the new record. Each step may be repeated; the record,
@@ -32,10 +33,9 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	if !a.install() {
 		return a.gotNowhere()
 	}
-	if a.writeTable() {
-		a.evict()
-	}
+	a.writeTable()
 	a.tidy()
+	a.number()
 	return n.record(a.result, p)
 }
 
@@ -53,6 +53,8 @@ type applier struct {
 	tables []*datapath.Tables
 	// keep has the interfaces that have a policy, and the generation in force there.
 	keep map[int]uint64
+	// changed says that something is in force now that was not.
+	changed bool
 }
 
 // fail notes a problem that leaves some of the policy out of force.
@@ -85,6 +87,10 @@ func (a *applier) prepare() bool {
 	a.progress("tables of generation %d", a.plan.Generation)
 	a.generation = a.pins().NewGeneration(a.plan.Generation, a.config.Mark)
 	for i, l := range a.plan.Lists {
+		if !slices.ContainsFunc(a.plan.Interfaces, func(p PlannedInterface) bool { return p.List == i && p.Stays == nil }) {
+			a.tables = append(a.tables, nil)
+			continue
+		}
 		tables, err := a.generation.Tables(l.Ingress, a.plan.Images[i])
 		if err != nil {
 			a.fail(ProblemNotAttached, staysRemedy, err)
@@ -114,10 +120,13 @@ func (a *applier) install() bool {
 		}
 	}
 	for _, planned := range a.plan.Interfaces {
-		a.progress("programs of %s", planned.Name)
 		i := planned.record()
 		i.ForeignXDP = planned.Foreign
-		if len(planned.Modes) > 0 {
+		if planned.Stays != nil {
+			i.Attached, i.Generation = planned.Stays.Attached, planned.Stays.Generation
+		} else if len(planned.Modes) > 0 {
+			a.progress("programs of %s", planned.Name)
+			a.changed = true
 			err := a.installOn(planned, &i)
 			if a.hopeless(err) {
 				a.fail(ProblemNotAttached, staysRemedy, err)
@@ -175,10 +184,35 @@ func (a *applier) failInterface(planned PlannedInterface, i *InterfaceRecord, er
 	a.fail(code, remedyFor(planned, err), fmt.Errorf("%s %s: %s", planned.Name, state, why))
 }
 
-// writeTable writes the other half of the datapath.
-func (a *applier) writeTable() bool {
-	a.progress("table inet %s", nft.TableName)
+// writeTable writes the other half of the datapath, unless it is as it should be, and evicts what either half no longer
+// tracks.
+func (a *applier) writeTable() {
 	table := a.result.table(a.config.Mark, a.plan.Lists)
+	digest := table.Digest()
+	before, err := nft.InForce()
+	whole := err == nil && a.old != nil && before == a.old.Table && !a.old.met(ProblemConntrack)
+	if err != nil || before != digest || a.lacksLog() {
+		a.changed = true
+		a.progress("table inet %s", nft.TableName)
+		if !a.replace(table) {
+			return
+		}
+	}
+	a.result.Table = digest
+	a.evict(whole)
+}
+
+// lacksLog reports whether the table may be silent about what should be logged: it does not tell.
+func (a *applier) lacksLog() bool {
+	if a.old != nil {
+		return a.old.met(ProblemNoLog)
+	}
+	return slices.ContainsFunc(a.plan.Lists, func(l List) bool {
+		return slices.ContainsFunc(l.Egress, func(r policy.Rule) bool { return r.Action == policy.Log })
+	})
+}
+
+func (a *applier) replace(table *nft.Table) bool {
 	err := table.Apply()
 	if errors.Is(err, nft.ErrNoLog) {
 		a.result.Problems = append(a.result.Problems, Problem{
@@ -190,13 +224,24 @@ func (a *applier) writeTable() bool {
 		a.fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet; nft_socket for "+config.Prefix+"remote-ports)", err)
 		return false
 	}
-	a.result.Table = table.Digest()
 	return true
 }
 
-func (a *applier) evict() {
+// evict looks at the flows of those interfaces whose rules were not in force before. whole says that the table was, and
+// its flows were evicted, so that where the programs have stayed nothing is tracked that should not be.
+func (a *applier) evict(whole bool) {
+	var changed []InterfaceRecord
+	for n, i := range a.result.Interfaces {
+		was := a.old.on(hostif.Interface{Name: i.Name, Index: i.Index})
+		if !whole || a.plan.Interfaces[n].Stays == nil || was == nil || was.Policy != i.Policy || was.Generation != i.Generation {
+			changed = append(changed, i)
+		}
+	}
+	if !slices.ContainsFunc(changed, func(i InterfaceRecord) bool { return i.installed() }) {
+		return
+	}
 	a.progress("conntrack")
-	evicted, err := evict(a.plan.Lists, a.result.Interfaces)
+	evicted, err := evict(a.plan.Lists, changed)
 	if err == nil {
 		a.Log.Info("evicted conntrack entries", "entries", evicted)
 		return
@@ -208,13 +253,19 @@ func (a *applier) evict() {
 	})
 }
 
+// number counts the change; where there was none, the generation is the one before.
+func (a *applier) number() {
+	if a.changed || len(a.plan.Leave) > 0 || a.old != nil && a.old.Policy != a.plan.Policy {
+		return
+	}
+	a.result.Generation--
+}
+
 // tidy hands the counters on and removes what the generations before have left.
 func (a *applier) tidy() {
 	a.progress("counters")
-	for index := range a.keep {
-		if err := a.pins().Carry(index); err != nil {
-			a.Log.Warn("counters start anew", "error", err)
-		}
+	if err := a.pins().Carry(slices.Collect(maps.Keys(a.keep))...); err != nil {
+		a.Log.Warn("counters start anew", "error", err)
 	}
 	a.progress("clean")
 	if err := a.pins().Prune(a.keep, a.plan.logs()); err != nil {

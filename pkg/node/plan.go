@@ -44,6 +44,9 @@ type PlannedInterface struct {
 	// Foreign is the ID of somebody else's XDP program, ForeignName says in words which and how.
 	Foreign     uint32
 	ForeignName string
+	// Stays is what is in force on the interface, where that is what would be installed: nothing is to be done. nil where
+	// it is something else.
+	Stays *datapath.Installed
 }
 
 // Target is what the datapath needs to know of the interface.
@@ -274,12 +277,16 @@ func (p *Plan) Steps() []string {
 		for _, m := range i.Modes[1:] {
 			modes += ", else " + string(m)
 		}
+		egress += len(p.Lists[i.List].Egress)
+		if i.Stays != nil {
+			out = append(out, fmt.Sprintf("leave %s (ifindex %d) as it is since generation %d: %s", i.Name, i.Index, i.Stays.Generation, i.Stays.Mode))
+			continue
+		}
 		where := ""
 		if i.HostEndpoint != hostendpoint.Implicit {
 			where = ", host endpoint " + i.HostEndpoint
 		}
 		out = append(out, fmt.Sprintf("attach to %s (ifindex %d)%s: %s", i.Name, i.Index, where, modes))
-		egress += len(p.Lists[i.List].Egress)
 	}
 	for _, index := range p.Leave {
 		out = append(out, fmt.Sprintf("detach from %s", interfaceName(index)))
@@ -361,12 +368,42 @@ func (n *Node) plan(c *config.Config, r *Record, forget bool) (*Plan, error) {
 		return nil, err
 	}
 	p.desired = d
+	if err := p.find(pins); err != nil {
+		return nil, err
+	}
 	pinnedLast, err := pins.LastGeneration()
 	if err != nil {
 		return nil, err
 	}
 	p.Generation = max(r.generation(), pinnedLast) + 1
 	return p, nil
+}
+
+// find finds out where what is in force may stay: where it is complete, of the same programs and tables, and in the mode
+// that is tried first. In another mode, the first may be had by now.
+func (p *Plan) find(pins *datapath.Pins) error {
+	identities := map[int]datapath.Identity{}
+	for n := range p.Interfaces {
+		i := &p.Interfaces[n]
+		if len(i.Modes) == 0 {
+			continue
+		}
+		was, err := pins.Installed(i.Target())
+		if err != nil || was.Mode != i.Modes[0] {
+			continue
+		}
+		identity, known := identities[i.List]
+		if !known {
+			if identity, err = pins.Identify(p.desired.config.Mark, p.Lists[i.List].Ingress, p.Images[i.List]); err != nil {
+				return err
+			}
+			identities[i.List] = identity
+		}
+		if was.Identity == identity {
+			i.Stays = was
+		}
+	}
+	return nil
 }
 
 // movedPins are those of a policy that was applied with another BPF file system, nil if there are none: its programs

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,6 +95,11 @@ func (r *Record) on(i hostif.Interface) *InterfaceRecord {
 		}
 	}
 	return nil
+}
+
+// met reports whether apply met a problem with this code.
+func (r *Record) met(code string) bool {
+	return slices.ContainsFunc(r.Problems, func(p Problem) bool { return p.Code == code })
 }
 
 // bpffs is where the programs were pinned.

@@ -67,7 +67,7 @@ func cniTestDrift(t *testing.T, mode string) {
 	pin := func(name string) string {
 		return filepath.Join(l.BPFFS, "untracked/interfaces", fmt.Sprint(l.Uplinks[0].NodeIndex), name)
 	}
-	generation := func(name string) string { return fmt.Sprintf("%s-%d", name, cniRecord(t, l).Generation) }
+	generation := func(name string) string { return fmt.Sprintf("%s-%d", name, cniRecord(t, l).Interfaces[0].Generation) }
 	first := func(int) int { return 0 }
 	last := func(n int) int { return n - 1 }
 	for _, drift := range []struct {

@@ -357,8 +357,8 @@ func cniTidy(t testing.TB, l *lab.Lab) {
 	for _, i := range r.Interfaces {
 		dir := fmt.Sprintf("untracked/interfaces/%d/", i.Index)
 		want = append(want, dir)
-		for _, what := range []string{"counters", "ledger", "tables"} {
-			want = append(want, fmt.Sprintf("%s%s-%d", dir, what, r.Generation))
+		for _, what := range []string{"counters", "ledger", "note", "tables"} {
+			want = append(want, fmt.Sprintf("%s%s-%d", dir, what, i.Generation))
 		}
 		if i.Attached.XDP != 0 {
 			want = append(want, dir+"xdp")
