@@ -25,7 +25,7 @@ enum action {
 
 /* A rule's value is its index and its action; the least of several is the first rule's. */
 #define ACTION_BITS	3
-#define NOTHING		0xffffffffU
+#define NOTHING		0xffffffffULL
 
 #define NO_PORTS	0x10000U
 

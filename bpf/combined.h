@@ -15,22 +15,19 @@ struct cell {
 	__u32 value;
 };
 
-/* if_set if condition is 1, otherwise if it is 0. */
-static __always_inline __u32 choose(__u64 condition, __u32 if_set, __u32 otherwise)
+/* a if it is the less, else b. Both are below 2^63. */
+static __always_inline __u64 lesser(__u64 a, __u64 b)
 {
-	return otherwise + (if_set - otherwise) * opaque(condition);
+	__u64 difference = a - b;
+
+	return b + difference * (opaque(difference) >> 63);
 }
 
-static __always_inline __u32 lesser(__u32 a, __u32 b)
-{
-	return choose(is_less(a, b), a, b);
-}
-
-static __always_inline __u32 combine(__u64 row, __u64 column)
+static __always_inline __u64 combine(__u64 row, __u64 column)
 {
 	const struct row *r = TABLE(rows);
 	const struct cell *c = TABLE(cells);
-	__u64 at;
+	__u64 at, usual, is_own;
 
 	if (row > LAYOUT(last_row))
 		return NOTHING;
@@ -39,21 +36,22 @@ static __always_inline __u32 combine(__u64 row, __u64 column)
 	if (at > LAYOUT(last_cell))
 		return NOTHING;
 	c += at;
-	return choose(is_less(c->row ^ row, 1), c->value, r->value);
+	usual = r->value;
+	is_own = is_less(c->row ^ row, 1);
+	return usual + (c->value - usual) * is_own;
 }
 
 /* What combine() does where rows have no cells. */
-static __always_inline __u32 row_value(__u64 row)
+static __always_inline __u64 row_value(__u64 row)
 {
 	const struct row *r = TABLE(rows);
 
 	return row > LAYOUT(last_row) ? NOTHING : r[row].value;
 }
 
-static __always_inline __u32 first_combined(const struct classes *c)
+static __always_inline __u64 first_combined(const struct classes *c)
 {
-	__u64 l4 = c->of[L4];
-	__u32 best = NOTHING;
+	__u64 l4 = c->of[L4], best = NOTHING;
 
 	if (LAYOUT(first) && l4 < LAYOUT(nfirst))
 		best = load_u32(TABLE(first), l4 * 4);
@@ -74,13 +72,15 @@ static __always_inline __u32 first_combined(const struct classes *c)
 				pairs = PART(kind, kind, third);
 			}
 		}
+		if (row == layout_number(PART(kind, kind, none)))	/* as for most packets, but in the one kind that matters */
+			continue;
 		row += layout_number(PART(kind, kind, rows));
 		if (layout_number(PART(kind, kind, used)) > 1)
 			best = lesser(combine(row, l4), best);
 		else
 			best = lesser(row_value(row), best);
 	}
-	return best;
+	return opaque(best);
 }
 
 #endif

@@ -41,6 +41,7 @@ struct kind {
 	__u32 second;	/* row of the pairs of the first two dimensions */
 	__u32 third;	/* row of the pairs of those with the third one */
 	__u32 rows;	/* row of the rules */
+	__u32 none;	/* the class that no rule of the kind accepts; one that there is not, if each accepts some */
 };
 #define KINDS 7
 

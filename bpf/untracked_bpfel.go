@@ -109,6 +109,7 @@ type UntrackedTableLayout struct {
 		Second uint32
 		Third  uint32
 		Rows   uint32
+		None   uint32
 	}
 	Words   uint32
 	Actions uint32

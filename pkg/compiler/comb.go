@@ -83,6 +83,9 @@ func (c *comb) pack() (bases []uint32, cells []entry, err error) {
 type gaps struct {
 	// next[i] is i if the place is free, or a place behind it, nearer to the next free one.
 	next []uint32
+	// Below low it is too crowded for rows of about length entries.
+	low    uint32
+	length int
 	// tried counts entries.
 	tried int
 }
@@ -113,19 +116,27 @@ func (g *gaps) take(i uint32) {
 	g.next[i] = i + 1
 }
 
-// fit finds a base at which all entries of a row fall on free places.
+// fit finds a base at which all entries of a row fall on free places. Rows come with fewer and fewer entries.
 func (g *gaps) fit(row []entry) uint32 {
+	if len(row) <= g.length/2 {
+		g.length, g.low = len(row), 0 // what was too crowded for longer rows may do for these
+	}
+	g.length = max(g.length, len(row))
 	first := row[0].column
-	place := first
+	place := max(first, g.low)
 	for try := 0; try < tries && g.tried < maxTried; try++ {
 		place = g.from(place)
 		base := place - first
 		n := slices.IndexFunc(row, func(e entry) bool { return !g.free(base + e.column) })
 		if n < 0 {
+			if try > tries/2 {
+				g.low = place
+			}
 			return base
 		}
 		g.tried += n
 		place++
 	}
+	g.low = place
 	return max(uint32(len(g.next)), first) - first
 }

@@ -61,6 +61,7 @@ type Kind struct {
 	Second uint32 // first row of the pairs of the first two dimensions
 	Third  uint32 // first row of the pairs with the third one
 	Rows   uint32 // first row of the rules
+	None   uint32 // the class that none of the rules accepts; one that there is not, if each accepts some
 }
 
 // Vectors has one vector a class.

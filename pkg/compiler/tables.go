@@ -35,6 +35,17 @@ type factor struct {
 
 func (d *dimension) factor() factor { return factor{d.count(), d.accepting} }
 
+// none is a class that none of some rules accepts: the first, or one more than there are.
+func (f *factor) none(rules []int) uint32 {
+	accepted := make([]bool, f.classes+1)
+	for _, i := range rules {
+		for _, c := range f.accepting(i) {
+			accepted[c] = true
+		}
+	}
+	return uint32(slices.Index(accepted, false))
+}
+
 // tables makes the combined tables of rules that all decide. It gives up where the rules overlap so much that there
 // are too many combinations of classes.
 //
@@ -189,7 +200,7 @@ func (c *comb) rules(out *Kind, f factor, l4 *dimension, rules []policy.Rule, of
 	if err != nil {
 		return err
 	}
-	out.Used, out.Rows = 1, c.add(values)
+	out.Used, out.Rows, out.None = 1, c.add(values), f.none(of)
 	for n, x := range all {
 		if n > 0 && x>>ruleBits == all[n-1]>>ruleBits {
 			continue // not the first rule there

@@ -62,9 +62,9 @@ var (
 	stage6second = stage{refSecond, 56, 9, 5, 1, pageBits6, true}
 )
 
-// pageBits6 makes pages with about as many entries as there are boundaries.
+// pageBits6 makes pages with up to twice as many entries as there are boundaries.
 func pageBits6(boundaries, most int) int {
-	return min(max(bits.Len(uint(boundaries))-1, 6), 16, most)
+	return min(max(bits.Len(uint(boundaries)), 6), 16, most)
 }
 
 // keysBytes is what the boundaries of a line take.

@@ -178,6 +178,10 @@ func (w *walk) byTables(classes [numDims]uint32) int {
 				class = w.combine("pair", k.Third+class, classes[d])
 			}
 		}
+		if class == k.None {
+			w.say("no rule of kind %03b minds class %d", i+1, class)
+			continue
+		}
 		value := w.im.u32(w.Rows + (k.Rows+class)*8)
 		if k.Used > 1 {
 			value = w.combine("rule", k.Rows+class, classes[dimL4])
