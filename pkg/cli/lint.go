@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,6 +50,10 @@ Exit code 1 says that there is an error; with warnings alone it is 0.`,
 			} else {
 				for _, f := range findings {
 					fmt.Fprintln(cmd.OutOrStdout(), f)
+				}
+				if len(linter.Tables) > 0 {
+					t := slices.MaxFunc(linter.Tables, func(a, b lint.Tables) int { return cmp.Compare(a.Loads, b.Loads) })
+					fmt.Fprintf(cmd.ErrOrStderr(), "lookup tables of %s, %d rules for arriving packets: %s, at most %d reads a packet, %s\n", t.Of, t.Rules, t.Name, t.Loads, size(t.Bytes))
 				}
 			}
 			if err == nil && slices.ContainsFunc(findings, func(f lint.Finding) bool { return f.Severity == lint.Error }) {

@@ -52,3 +52,11 @@ func newPage(w io.Writer) page { return page{tabwriter.NewWriter(w, 0, 0, 2, ' '
 
 func (p page) line(name, value string) { fmt.Fprintf(p, "%s\t%s\n", name, value) }
 func (p page) flush() error            { return p.Flush() }
+
+// size is a number of bytes in words.
+func size(bytes int) string {
+	if bytes < 1<<20 {
+		return fmt.Sprintf("%d KiB", (bytes+1<<10-1)>>10)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
+}

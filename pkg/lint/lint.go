@@ -65,6 +65,8 @@ const (
 	CatchAllUntracked Code = "catch-all-untracked"
 	// UnusedRules: a policy has rules of a direction that its types leave out.
 	UnusedRules Code = "unused-rules"
+	// SlowLookup: what a packet costs grows with the rules.
+	SlowLookup Code = "slow-lookup"
 	// NotExamined: whether rules are reached and answered is not known of all of them, as it would take too long.
 	NotExamined Code = "not-examined"
 

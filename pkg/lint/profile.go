@@ -82,9 +82,15 @@ func (u *unit) checkSize(name string, rules policy.Rules) bool {
 	if u.autoReturn {
 		rules.AddReturns()
 	}
-	_, err := compiler.Compile(rules.Ingress)
+	image, err := compiler.Compile(rules.Ingress)
 	if err != nil {
 		u.add(u.place(), Error, TooLarge, "the policy of %s cannot be compiled: %v", name, err)
+	} else {
+		t := Tables{name, len(rules.Ingress), image.Method, len(image.Bytes)}
+		u.tables = append(u.tables, t)
+		if image.Layout.Words > 1 { // with one it would be as quick by combined tables
+			u.add(u.place(), Warning, SlowLookup, "for %s, an arriving packet takes up to %d reads from the lookup tables, more with each further rule, since %s", name, t.Loads, t.Reason)
+		}
 	}
 	if n := len(rules.Egress); n > compiler.MaxRules {
 		u.add(u.place(), Error, TooLarge, "the policy of %s has %d egress rules, at most %d are supported", name, n, compiler.MaxRules)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/files"
 	"github.com/untracked-cni/untracked/pkg/netset"
@@ -35,6 +36,18 @@ type Input struct {
 type Linter struct {
 	// Progress is called before each step with its name. (optional)
 	Progress func(step string)
+
+	// Tables are those of the lists of rules that compile, as far as they differ in the policies they have.
+	Tables []Tables
+}
+
+// Tables says what the lookup tables of arriving packets come to.
+type Tables struct {
+	// Of is whose they are, such as "host endpoint node1-eth0".
+	Of    string
+	Rules int
+	compiler.Method
+	Bytes int
 }
 
 func (l *Linter) progress(format string, args ...any) {
@@ -149,6 +162,7 @@ func (l *Linter) inputs(inputs []Input) []Finding {
 		l.progress("examining all resources together")
 		together.check()
 	}
+	l.Tables = append(l.Tables, together.tables...)
 	return sorted(append(findings, together.findings...))
 }
 
@@ -182,6 +196,7 @@ func (l *Linter) conflist(in Input) []Finding {
 	u.readResources(l)
 	l.progress("examining the policy of %s", in.Name)
 	u.check()
+	l.Tables = append(l.Tables, u.tables...)
 	return u.findings
 }
 

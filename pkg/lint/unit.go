@@ -26,6 +26,7 @@ type unit struct {
 
 	sources  map[string]*source // by what positions call them
 	findings []Finding
+	tables   []Tables
 }
 
 // source is a text that resources are in.
