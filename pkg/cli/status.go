@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -82,9 +83,29 @@ func printStatus(w io.Writer, s *node.Status) error {
 		if err := t.flush(); err != nil {
 			return err
 		}
+		printTables(w, s.Interfaces)
 	}
 	printProblems(w, s.Problems)
 	return nil
+}
+
+// printTables says what a packet's look-up costs, once for interfaces that have the same tables.
+func printTables(w io.Writer, interfaces []node.InterfaceStatus) {
+	fmt.Fprintln(w)
+	of := map[node.Tables][]string{}
+	for _, i := range interfaces {
+		of[i.Tables] = append(of[i.Tables], i.Name)
+	}
+	for _, i := range interfaces {
+		names := of[i.Tables]
+		if names[0] != i.Name || i.Tables.Name == "" {
+			continue
+		}
+		fmt.Fprintf(w, "tables     %s: %s, at most %d reads a packet, %s\n", strings.Join(names, ", "), i.Tables.Name, i.Tables.Loads, size(i.Tables.Bytes))
+		if i.Tables.Reason != "" {
+			fmt.Fprintf(w, "           more reads with each further rule, since %s\n", i.Tables.Reason)
+		}
+	}
 }
 
 func number(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -39,6 +39,7 @@ type Plan struct {
 type PlannedInterface struct {
 	hostif.Interface
 	Assignment
+	Tables Tables
 	// Modes are tried in order. None: the interface is to be left alone.
 	Modes []datapath.Mode
 	// Foreign is the ID of somebody else's XDP program, ForeignName says in words which and how.
@@ -111,6 +112,7 @@ func MakePlan(d *Desired, observed []Observed, pinned []int) (*Plan, error) {
 		found = append(found, o.Interface)
 		i, problems := planInterface(c.Mode, o)
 		i.Assignment = assigned[o.Name]
+		i.Tables = tablesOf(p.Images[i.List])
 		p.Interfaces = append(p.Interfaces, i)
 		p.Problems = append(p.Problems, problems...)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/files"
@@ -66,6 +67,7 @@ type InterfaceRecord struct {
 	// List is the index of its rules in the snapshot, Policy their hash.
 	List   int    `json:"list"`
 	Policy string `json:"policy"`
+	Tables Tables `json:"tables"`
 	// Attached is zero where the datapath could not be set up.
 	Attached datapath.Attached `json:"attached"`
 	// Generation is the one in force here: the record's, but on an interface that could not be changed over.
@@ -74,13 +76,21 @@ type InterfaceRecord struct {
 	ForeignXDP uint32 `json:"foreignXDP,omitempty"`
 }
 
+// Tables says what the lookup tables of arriving packets come to.
+type Tables struct {
+	compiler.Method
+	Bytes int `json:"bytes"`
+}
+
+func tablesOf(image *compiler.Image) Tables { return Tables{image.Method, len(image.Bytes)} }
+
 func (i *InterfaceRecord) installed() bool { return i.Attached.Mode != "" }
 
 // record is what the plan says of an interface, with nothing installed there.
 func (i *PlannedInterface) record() InterfaceRecord {
 	return InterfaceRecord{
 		Name: i.Name, Index: i.Index, HostEndpoint: i.HostEndpoint, SelectedBy: i.SelectedBy, Addresses: i.Addresses,
-		List: i.List, Policy: i.Policy,
+		List: i.List, Policy: i.Policy, Tables: i.Tables,
 	}
 }
 

@@ -38,6 +38,7 @@ type InterfaceStatus struct {
 	Attached     bool    `json:"attached"`
 	ProgramID    uint32  `json:"programID"`
 	HostEndpoint string  `json:"hostEndpoint"`
+	Tables       Tables  `json:"tables"`
 	Packets      Packets `json:"packets"`
 }
 
@@ -139,7 +140,7 @@ func (n *Node) statusDrift(r *Record) []string {
 
 func (n *Node) interfaceStatus(i *InterfaceRecord) InterfaceStatus {
 	s := InterfaceStatus{
-		Name: i.Name, Index: i.Index, Mode: string(i.Attached.Mode), HostEndpoint: i.HostEndpoint,
+		Name: i.Name, Index: i.Index, Mode: string(i.Attached.Mode), HostEndpoint: i.HostEndpoint, Tables: i.Tables,
 	}
 	if !i.installed() {
 		return s
