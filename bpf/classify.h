@@ -4,8 +4,8 @@
  * rule. pkg/compiler makes the tables and says how they work; its walk.go reads them in the same steps.
  *
  * Nothing here branches on what a packet has where arithmetic does it: the processor need not guess, and the verifier
- * does not follow both sides. A class or an offset that is out of bounds, which the compiler of the tables never
- * causes, is as good as none.
+ * does not follow both sides. Nothing is ever out of bounds, either, in the tables that pkg/compiler makes: clamp() is for
+ * the verifier.
  */
 #ifndef UNTRACKED_CLASSIFY_H
 #define UNTRACKED_CLASSIFY_H
@@ -43,13 +43,12 @@ static __always_inline __u64 page_class(__u64 pages, __u64 key)
 {
 	__u64 page = load_u16(layout_table(PART(pages, pages, index)), key >> 8 << 1);
 
-	if (page >= layout_number(PART(pages, pages, npages)))
-		return 0;
 	/*
 	 * Opaque, so that the sum stays a sum: of an OR the verifier knows no tight bound, and before Linux 6.10
 	 * none at all.
 	 */
-	return load_u16(layout_table(PART(pages, pages, pages)), opaque(page * 256 * 2) + (key & 255) * 2);
+	page = opaque(clamp(page, layout_number(PART(pages, pages, last_page))) * 256 * 2);
+	return load_u16(layout_table(PART(pages, pages, pages)), page + (key & 255) * 2);
 }
 
 struct classes {
@@ -63,10 +62,11 @@ static __always_inline struct classes find_classes(const struct packet *p)
 {
 	struct classes c = {};
 
-	if (USES(L4))	/* a sum, as above */
-		c.of[L4] = page_class(PLACE(l4), opaque((p->slot & 7) << 16) + (p->value & 0xffff));
+	/* A sum, as above. And masks that clang would leave out, as it knows what a byte swap gives: old verifiers do not. */
+	if (USES(L4))
+		c.of[L4] = page_class(PLACE(l4), opaque((p->slot & 7) << 16) + (opaque(p->value) & 0xffff));
 	if (USES(SPORT))
-		c.of[SPORT] = page_class(PLACE(sport), slot_has_ports(p->slot) ? p->sport & 0xffff : NO_PORTS);
+		c.of[SPORT] = page_class(PLACE(sport), slot_has_ports(p->slot) ? opaque(p->sport) & 0xffff : NO_PORTS);
 	if (p->ipv4) {
 		if (USES(SRC))
 			c.of[SRC] = find4(PLACE(src4), p->src_lo);

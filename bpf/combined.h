@@ -27,15 +27,10 @@ static __always_inline __u64 combine(__u64 row, __u64 column)
 {
 	const struct row *r = TABLE(rows);
 	const struct cell *c = TABLE(cells);
-	__u64 at, usual, is_own;
+	__u64 usual, is_own;
 
-	if (row > LAYOUT(last_row))
-		return NOTHING;
-	r += row;
-	at = r->base + column;
-	if (at > LAYOUT(last_cell))
-		return NOTHING;
-	c += at;
+	r += clamp(row, LAYOUT(last_row));
+	c += clamp(r->base + column, LAYOUT(last_cell));
 	usual = r->value;
 	is_own = is_less(c->row ^ row, 1);
 	return usual + (c->value - usual) * is_own;
@@ -46,15 +41,15 @@ static __always_inline __u64 row_value(__u64 row)
 {
 	const struct row *r = TABLE(rows);
 
-	return row > LAYOUT(last_row) ? NOTHING : r[row].value;
+	return r[clamp(row, LAYOUT(last_row))].value;
 }
 
 static __always_inline __u64 first_combined(const struct classes *c)
 {
 	__u64 l4 = c->of[L4], best = NOTHING;
 
-	if (LAYOUT(first) && l4 < LAYOUT(nfirst))
-		best = load_u32(TABLE(first), l4 * 4);
+	if (LAYOUT(first))
+		best = load_u32(TABLE(first), clamp(l4, LAYOUT(last_first)) * 4);
 #pragma clang loop unroll(full)
 	for (int i = 0; i < KINDS; i++) {
 		__u64 kind = PLACE(kinds) + i * sizeof(struct kind), row = 0, pairs = PART(kind, kind, second);

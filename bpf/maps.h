@@ -30,9 +30,9 @@ struct tree {
 
 /* A two-level table of 16-bit values: 256 values a page, equal pages stored once. */
 struct pages {
-	__u32 npages;
+	__u32 last_page;
 	__u32 index;	/* byte offset of u16[]: page of (slot, value / 256) */
-	__u32 pages;	/* byte offset of u16[npages][256]: class */
+	__u32 pages;	/* byte offset of u16[last_page + 1][256]: class */
 };
 
 /* The rules that mind the same of source, destination and source port: a bit each makes the kind's index plus one. */
@@ -64,7 +64,7 @@ struct table_layout {
 
 	/* Combined tables. */
 	__u32 first;	/* byte offset of u32[l4 classes]: of the rules that mind nothing else; 0: there are none */
-	__u32 nfirst;
+	__u32 last_first;	/* the highest index */
 	__u32 rows;	/* byte offset of struct row[] */
 	__u32 last_row;	/* the highest index */
 	__u32 cells;	/* byte offset of struct cell[] */

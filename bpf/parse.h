@@ -104,6 +104,16 @@ static __always_inline __u64 opaque(__u64 v)
 	return v;
 }
 
+/*
+ * index, or 0 if it is greater than limit, in one register from the comparison on: were the index kept in memory,
+ * verifiers of old would not know that it was compared.
+ */
+static __always_inline __u64 clamp(__u64 index, __u64 limit)
+{
+	asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(index) : "r"(limit));
+	return index;
+}
+
 static __always_inline bool slot_has_ports(__u64 slot)
 {
 	return slot <= SLOT_SCTP;

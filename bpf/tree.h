@@ -80,16 +80,12 @@ static __always_inline bool is_node(__u32 ref, __u32 key)
 static __always_inline __u32 step(__u32 ref, __u64 key, bool ipv4)
 {
 	const void *nodes = TABLE(nodes);
-	__u64 at;
 
 	if (ref & REF_PAGE) {
-		at = PAGE_OFFSET(ref) + (key >> PAGE_SHIFT(ref) & PAGE_MASK(ref)) * 4;
-		return at > LAYOUT(last_node) ? 0 : load_u32(nodes, at);
+		__u64 at = PAGE_OFFSET(ref) + (key >> PAGE_SHIFT(ref) & PAGE_MASK(ref)) * 4;
+		return load_u32(nodes, clamp(at, LAYOUT(last_node)));
 	}
-	at = LINE_OFFSET(ref);
-	if (at > LAYOUT(last_node))
-		return 0;
-	nodes += at;
+	nodes += clamp(LINE_OFFSET(ref), LAYOUT(last_node));
 	return load_u32(nodes, ipv4 ? in_line4(nodes, key) : in_line6(nodes, key));
 }
 

@@ -86,24 +86,24 @@ type UntrackedTableLayout struct {
 		Deeper uint32
 	}
 	L4 struct {
-		_      structs.HostLayout
-		Npages uint32
-		Index  uint32
-		Pages  uint32
+		_        structs.HostLayout
+		LastPage uint32
+		Index    uint32
+		Pages    uint32
 	}
 	Sport struct {
-		_      structs.HostLayout
-		Npages uint32
-		Index  uint32
-		Pages  uint32
+		_        structs.HostLayout
+		LastPage uint32
+		Index    uint32
+		Pages    uint32
 	}
-	First    uint32
-	Nfirst   uint32
-	Rows     uint32
-	LastRow  uint32
-	Cells    uint32
-	LastCell uint32
-	Kinds    [7]struct {
+	First     uint32
+	LastFirst uint32
+	Rows      uint32
+	LastRow   uint32
+	Cells     uint32
+	LastCell  uint32
+	Kinds     [7]struct {
 		_      structs.HostLayout
 		Used   uint32
 		Second uint32

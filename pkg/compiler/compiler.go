@@ -218,7 +218,7 @@ func (b *builder) pages(t *ports) Pages {
 	if !t.used() {
 		return Pages{}
 	}
-	return Pages{NPages: uint32(len(t.pages) / pageSize), Index: b.u16s(t.index), Pages: b.u16s(t.pages)}
+	return Pages{LastPage: uint32(len(t.pages)/pageSize - 1), Index: b.u16s(t.index), Pages: b.u16s(t.pages)}
 }
 
 // addresses appends the search trees of those sides that any rule minds.

@@ -117,7 +117,7 @@ func TestUnusedDimensionsHaveNoTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := image.Layout
-	if l.Uses != 1<<dimSrc || l.Src4.Root == 0 || l.Dst4 != (Tree{}) || l.L4.NPages != 0 || l.Sport.NPages != 0 {
+	if l.Uses != 1<<dimSrc || l.Src4.Root == 0 || l.Dst4 != (Tree{}) || l.L4.Index != 0 || l.Sport.Index != 0 {
 		t.Errorf("unexpected tables: %+v", l)
 	}
 	// One class that does not accept the rule needs no tree: IPv6 never matches here.

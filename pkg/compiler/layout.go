@@ -15,10 +15,10 @@ type Layout struct {
 	L4, Sport              Pages
 
 	// Combined tables.
-	First, NFirst   uint32 // u32[NFirst], by l4 class: the first rule that looks at nothing else; 0: there is none
-	Rows, LastRow   uint32 // {u32 value, base}[LastRow + 1]
-	Cells, LastCell uint32 // {u32 row, value}[LastCell + 1]
-	Kinds           [kinds]Kind
+	First, LastFirst uint32 // u32[LastFirst + 1], by l4 class: the first rule that looks at nothing else; 0: there is none
+	Rows, LastRow    uint32 // {u32 value, base}[LastRow + 1]
+	Cells, LastCell  uint32 // {u32 row, value}[LastCell + 1]
+	Kinds            [kinds]Kind
 
 	// Vectors, where Words is not 0.
 	Words   uint32 // 64-bit words of a rule vector
@@ -50,9 +50,9 @@ type Tree struct {
 
 // Pages is a two-level table of 16-bit values.
 type Pages struct {
-	NPages uint32
-	Index  uint32 // u16[]: page of (slot, value / 256)
-	Pages  uint32 // u16[NPages][256]: class
+	LastPage uint32
+	Index    uint32 // u16[]: page of (slot, value / 256)
+	Pages    uint32 // u16[LastPage + 1][256]: class
 }
 
 // Kind has the tables of the rules that mind the same of source, destination and source port. Used 0: there are none.

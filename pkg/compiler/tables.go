@@ -79,7 +79,7 @@ func (b *builder) tables(rules []policy.Rule, dims dimensions) error {
 		first[c] = min(first[c], matchAll)
 	}
 	if slices.Min(first) != nothing {
-		b.layout.First, b.layout.NFirst = b.u32s(first), uint32(len(first))
+		b.layout.First, b.layout.LastFirst = b.u32s(first), uint32(len(first)-1)
 	}
 	c := newComb(l4.count())
 	for kind := 1; kind <= kinds; kind++ {

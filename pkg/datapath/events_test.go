@@ -473,8 +473,14 @@ func TestMapsOfPrograms(t *testing.T) {
 	}
 }
 
-// mostVerified is how many instructions the kernel may have to follow for a program: it gives up at a million.
-const mostVerified = 150_000
+// mostVerified is how many instructions the kernel may have to follow for a program. It gives up at a million. Old
+// verifiers, on the machines of test/kernels, see less often that they have been somewhere before.
+func mostVerified() uint32 {
+	if scaled(100) < 100 {
+		return 500_000
+	}
+	return 150_000
+}
 
 // The longest lists there may be load.
 func TestLargestLists(t *testing.T) {
@@ -499,7 +505,7 @@ func TestLargestLists(t *testing.T) {
 		}
 		n, ok := info.VerifiedInstructions()
 		t.Logf("%s: %d rules, %d of them log: %d instructions verified", kind, len(rules), r.layout.Hops, n)
-		if ok && n > mostVerified {
+		if ok && n > mostVerified() {
 			t.Errorf("%s: %d instructions were verified", kind, n)
 		}
 	}
