@@ -13,7 +13,7 @@ export GOFLAGS     += -buildvcs=false
 # The committed objects are built by Debian 12's clang 14; another version gives other bytes.
 BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu
 
-.PHONY: all build generate test test-tools demo bench lint install clean
+.PHONY: all build generate test test-tools test-kernels demo bench lint install clean
 
 all: build
 
@@ -21,7 +21,7 @@ build: ## the plugin and command: bin/untracked, static
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/untracked ./plugins/meta/untracked
 
 generate: ## compile the BPF programs and their bindings again (needs clang, llvm and libbpf-dev)
-	BPF2GO_CFLAGS='$(BPF2GO_CFLAGS)' $(GO) generate ./bpf
+	BPF2GO_CFLAGS='$(BPF2GO_CFLAGS)' $(GO) generate ./bpf ./test/bench
 
 test: build test-tools ## everything: pure packages, programs in the kernel, real traffic, real runtimes (as root)
 	$(GO) test -count=1 -timeout 30m ./...
@@ -34,10 +34,13 @@ test-tools:
 		echo "installing$$missing"; apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
+test-kernels: ## the datapath on the kernels 5.10 to 7.x, which are downloaded and run by qemu
+	$(GO) run ./test/kernels
+
 demo: build ## see it work: two network namespaces, real connections, before and after (as root)
 	$(GO) run ./test/demo
 
-bench: ## measure what it costs (as root); the figures go to bench.json, too
+bench: ## measure what it costs (as root, about ten minutes): tables, bench.json, and the plots in test/bench
 	$(GO) run ./test/bench -json bench.json
 
 lint: ## vet, staticcheck, formatting
@@ -55,4 +58,4 @@ clean:
 	rm -rf bin bench.json
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

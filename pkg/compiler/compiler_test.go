@@ -64,7 +64,7 @@ func TestClassifyAgreesWithEvaluator(t *testing.T) {
 // Whatever large lists look like, they are compiled by one method or the other, and say the same as the evaluator.
 func TestShapes(t *testing.T) {
 	for _, shape := range policytest.Shapes {
-		for _, n := range []int{1, 64, 1000, MaxVectorRules, MaxRules} {
+		for _, n := range []int{1, 64, 1000, MaxRules} {
 			if testing.Short() && n > 1000 {
 				continue
 			}

@@ -36,14 +36,13 @@ func crowds(r *rand.Rand, n int) []netset.Addr6 {
 	return slices.Compact(starts)
 }
 
-// find6 finds the class of an address in a tree by reading the nodes.
+// find finds the class of an address in a tree by reading the nodes.
 func (f *forest) find(t *testing.T, root []uint32, top uint32, stages []*stage, steps []uint32, keys ...uint64) uint32 {
 	t.Helper()
 	if root == nil {
 		return 0
 	}
-	im := &Image{Bytes: append(slices.Clone(f.bytes), make([]byte, 2*lineBytes)...)}
-	w := walk{im, &Layout{}, func(string, ...any) {}}
+	w := walk{&Image{Bytes: f.bytes}, &Layout{}, func(string, ...any) {}}
 	ref := root[top]
 	for i, s := range stages {
 		ref = w.descend(s, ref, keys[i], steps[i])
