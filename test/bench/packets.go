@@ -3,88 +3,74 @@
 package main
 
 import (
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
+	"os"
+	"runtime"
+	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/datapath"
-	"github.com/untracked-cni/untracked/pkg/netset"
+	"github.com/untracked-cni/untracked/pkg/frame"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-const repeats = 1_000_000
+// Counters below this one are not of rules (enum counter_index in bpf/maps.h).
+const counterRules = 8
 
-// benchPackets runs the real programs, counters and metadata included, a million times on one frame. A stub
-// in front takes the metadata back that the last run left; its own cost is shown and not subtracted.
-func benchPackets(rounds int) ([]Row, error) {
-	var b packetBench
+// benchPackets measures the programs as they are attached to interfaces, behind a prologue.
+func benchPackets(e effort) ([]Row, error) {
+	b := packetBench{effort: e, keys: map[*shape]*ebpf.Map{}}
 	defer b.close()
-	if rounds < 5 {
-		b.repeat = repeats / 100
-	} else {
-		b.repeat = repeats
-	}
-	empty, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "empty", Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()},
-	})
+	restore, err := pin()
 	if err != nil {
 		return nil, err
 	}
-	b.closers = append(b.closers, empty)
+	defer restore()
 
-	host := netip.MustParseAddr("192.0.2.1")
-	client := netip.MustParseAddr("198.51.100.7")
-	client6, host6 := netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("2001:db8::1")
-	redis := tcpFrame(client, host, 40000, 6379)
-	other := tcpFrame(client, host, 40000, 8080)
-	redis6 := tcpFrame(client6, host6, 40000, 6379)
-
-	one := shorthand(nil, "tcp/6379")
-	small := shorthand(randomSet(100), "tcp/6379,udp/53")
-	large := shorthand(randomSet(100_000), "tcp/6379,udp/53")
-
-	b.add("empty program", empty, redis)
-	if err := b.addBehindStub("stub, then the empty program", empty, redis); err != nil {
+	if err := b.addEmpty(); err != nil {
 		return nil, err
 	}
-	for _, c := range []struct {
-		name  string
-		kind  datapath.Kind
-		rules []policy.Rule
-		frame []byte
-	}{
-		{"XDP, one port: untracked", datapath.XDP, one, redis},
-		{"XDP, one port: no match", datapath.XDP, one, other},
-		{"XDP, one port, IPv6: untracked", datapath.XDP, one, redis6},
-		{"XDP, 100 denied CIDRs: untracked", datapath.XDP, small, redis},
-		{"XDP, 100,000 denied CIDRs: untracked", datapath.XDP, large, redis},
-		{"XDP, 100,000 denied CIDRs: denied", datapath.XDP, large, tcpFrame(netset.To4(deniedAddress), host, 1, 2)},
-		{"tc, one port: untracked", datapath.TC, one, redis},
-		{"tc, 100 denied CIDRs: untracked", datapath.TC, small, redis},
-	} {
-		program, err := b.load(c.kind, c.rules)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-		if c.kind == datapath.TC {
-			b.add(c.name, program, c.frame)
-		} else if err := b.addBehindStub(c.name, program, c.frame); err != nil {
+	for _, add := range []func() error{b.addRules, b.addSets, b.addLists} {
+		if err := add(); err != nil {
 			return nil, err
 		}
 	}
-	return interleave(b.subjects, rounds, "ns", "empty program")
+	return interleave(b.subjects, e.rounds, "ns", emptyCase)
+}
+
+// pin keeps this goroutine on the last CPU, the one that usually has the fewest interrupts.
+func pin() (restore func(), err error) {
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return nil, os.NewSyscallError("sched_getaffinity", err)
+	}
+	for cpu := range 1024 {
+		if before.IsSet(cpu) {
+			one.Zero()
+			one.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return nil, os.NewSyscallError("sched_setaffinity", err)
+	}
+	return func() {
+		if unix.SchedSetaffinity(0, &before) == nil {
+			runtime.UnlockOSThread()
+		}
+	}, nil
 }
 
 type packetBench struct {
-	repeat   uint32
+	effort
 	subjects []subject
 	closers  []interface{ Close() error }
+	keys     map[*shape]*ebpf.Map
 }
 
 func (b *packetBench) close() {
@@ -93,119 +79,186 @@ func (b *packetBench) close() {
 	}
 }
 
-func (b *packetBench) add(name string, p *ebpf.Program, frame []byte) {
-	b.subjects = append(b.subjects, subject{name, func() (float64, error) {
-		_, each, err := p.Benchmark(frame, int(b.repeat), nil)
-		return float64(each.Nanoseconds()), err
-	}})
+// variant is one way to run our program on a shape.
+type variant struct {
+	subject
+	kind datapath.Kind
+	pace pace
 }
 
-// addBehindStub measures p as the target of a tail call from a program that resets the metadata.
-func (b *packetBench) addBehindStub(name string, p *ebpf.Program, frame []byte) error {
-	next, err := ebpf.NewMap(&ebpf.MapSpec{Name: "next", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+// addOurs compiles the rules of a shape and adds variants of it. If they are refused, the rows say so.
+func (b *packetBench) addOurs(s *shape, variants ...variant) error {
+	progress("preparing %s", s.name)
+	image, err := compiler.Compile(s.rules)
 	if err != nil {
-		return err
-	}
-	b.closers = append(b.closers, next)
-	if err := next.Put(uint32(0), p); err != nil {
-		return err
-	}
-	const data, dataMeta = 0, 8 // struct xdp_md
-	stub, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "stub", Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{
-			asm.Mov.Reg(asm.R6, asm.R1),
-			asm.LoadMem(asm.R2, asm.R1, data, asm.Word),
-			asm.LoadMem(asm.R3, asm.R1, dataMeta, asm.Word),
-			asm.Sub.Reg(asm.R2, asm.R3),
-			asm.FnXdpAdjustMeta.Call(),
-			asm.Mov.Reg(asm.R1, asm.R6),
-			asm.LoadMapPtr(asm.R2, next.FD()),
-			asm.Mov.Imm(asm.R3, 0),
-			asm.FnTailCall.Call(),
-			asm.Mov.Imm(asm.R0, 0),
-			asm.Return(),
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("load the stub: %w", err)
-	}
-	b.closers = append(b.closers, stub)
-	b.add(name, stub, frame)
-	return nil
-}
-
-func (b *packetBench) load(kind datapath.Kind, rules []policy.Rule) (*ebpf.Program, error) {
-	image, err := compiler.Compile(rules)
-	if err != nil {
-		return nil, err
+		for _, v := range variants {
+			v.note = "refused: " + err.Error()
+			b.subjects = append(b.subjects, v.subject)
+		}
+		return nil
 	}
 	tables, err := datapath.NewTables(image)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	b.closers = append(b.closers, tables)
-	counters, ledger, err := datapath.NewCounters(rules)
+	for _, v := range variants {
+		counters, ledger, err := datapath.NewCounters(s.rules)
+		if err != nil {
+			return err
+		}
+		b.closers = append(b.closers, counters, ledger)
+		spec, maps, err := datapath.Specialise(v.kind, datapath.ProgramOptions{
+			MarkBit: 0x1000, Layout: image.Layout, Tables: tables, Counters: counters,
+		})
+		if err != nil {
+			return err
+		}
+		t := target{xdp: v.kind != datapath.TC, counters: counters}
+		if err := b.addSpec(v.subject, spec, string(v.kind), maps, t, s, v.pace); err != nil {
+			return fmt.Errorf("%s: %w", v.name, err)
+		}
+	}
+	return nil
+}
+
+// addPeer adds a peer with the lines of a shape.
+func (b *packetBench) addPeer(p peer, s *shape, sub subject, pace pace) error {
+	progress("preparing %s", sub.name)
+	counters, ledger, err := datapath.NewCounters(s.rules)
+	if err != nil {
+		return err
+	}
+	b.closers = append(b.closers, counters, ledger)
+	spec, maps, err := p.spec(s)
+	if err != nil {
+		return fmt.Errorf("%s: %w", sub.name, err)
+	}
+	for _, m := range maps {
+		b.closers = append(b.closers, m)
+	}
+	spec.Maps["counters"].MaxEntries = counters.MaxEntries()
+	maps["counters"] = counters
+	if err := b.addSpec(sub, spec, string(p), maps, target{xdp: true, counters: counters}, s, pace); err != nil {
+		return fmt.Errorf("%s: %w", sub.name, err)
+	}
+	return nil
+}
+
+// target is what a prologue and the check of the counts need to know of the program behind.
+type target struct {
+	xdp      bool
+	counters *ebpf.Map
+}
+
+func (b *packetBench) addSpec(sub subject, spec *ebpf.CollectionSpec, name string, maps map[string]*ebpf.Map, t target, s *shape, pace pace) error {
+	if err := b.prepend(spec.Programs[name], t, s, pace); err != nil {
+		return err
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	defer coll.Close()
+	program := coll.DetachProgram(name)
+	b.closers = append(b.closers, program)
+	if err := b.add(sub, program, s); err != nil {
+		return err
+	}
+	return s.check(t.counters, pace)
+}
+
+func (b *packetBench) prepend(spec *ebpf.ProgramSpec, t target, s *shape, pace pace) error {
+	if pace == fixed && !t.xdp {
+		return nil // nothing to prepare
+	}
+	if pace != fixed && b.keys[s] == nil {
+		keys, err := newKeys(s.keys)
+		if err != nil {
+			return err
+		}
+		b.closers = append(b.closers, keys)
+		b.keys[s] = keys
+	}
+	p := prologue{
+		xdp: t.xdp, pace: pace, keys: b.keys[s], n: len(s.keys), ipv6: s.last.src.Is6(),
+		counters: t.counters, entry: uint32(counterRules + s.first),
+	}
+	return p.prepend(spec)
+}
+
+// check fails unless all packets so far were counted by rules of the shape.
+func (s *shape) check(counters *ebpf.Map, pace pace) error {
+	first := counterRules + s.first
+	if pace == fixed {
+		first = counterRules + s.lines[len(s.lines)-1].rule
+	}
+	var counted uint64
+	for i := range counters.MaxEntries() {
+		var cells []struct{ Packets, Bytes, Last uint64 }
+		if err := counters.Lookup(i, &cells); err != nil {
+			return fmt.Errorf("read counters: %w", err)
+		}
+		for _, c := range cells {
+			if c.Packets > 0 && int(i) < first {
+				return fmt.Errorf("%d packets were counted by entry %d, want all of them from %d on", c.Packets, i, first)
+			}
+			counted += c.Packets
+		}
+	}
+	if counted == 0 {
+		return errors.New("no packet was counted by any rule")
+	}
+	return nil
+}
+
+// add has a program measured on the last packet of a shape. First it runs long enough to see how often a sample can.
+func (b *packetBench) add(sub subject, p *ebpf.Program, s *shape) error {
+	frame, err := s.frame()
+	if err != nil {
+		return err
+	}
+	const trial = 20_000
+	each, err := nanoseconds(p, frame, trial)
+	if err != nil {
+		return err
+	}
+	repeat := b.repeat
+	if longest := b.sample / time.Duration(max(1, each)); repeat > int(longest) {
+		repeat = max(trial, int(longest))
+	}
+	sub.sample = func() (float64, error) { return nanoseconds(p, frame, repeat) }
+	b.subjects = append(b.subjects, sub)
+	return nil
+}
+
+// nanoseconds is what one run of p on a frame takes: CPU time of this thread, so that neither other processes count nor
+// the RCU grace periods that the kernel waits for at the begin and the end. The kernel's own figure is of whole nanoseconds.
+func nanoseconds(p *ebpf.Program, frame []byte, repeat int) (float64, error) {
+	begin := threadTime()
+	// Interrupted by a signal, it begins anew.
+	_, _, err := p.Benchmark(frame, repeat, func() { begin = threadTime() })
+	return float64(threadTime()-begin) / float64(repeat), err
+}
+
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		panic(err) // it is there since Linux 2.6.12
+	}
+	return time.Duration(t.Nano())
+}
+
+// frame is a packet with the last key, no shorter than Ethernet has it.
+func (s *shape) frame() ([]byte, error) {
+	host := "192.0.2.1"
+	if s.last.src.Is6() {
+		host = "[2001:db8::1]"
+	}
+	f, err := frame.Words([]string{policy.ProtocolName(policy.TCP), netip.AddrPortFrom(s.last.src, s.last.sport).String(),
+		fmt.Sprintf("%s:%d", host, s.last.dport)})
 	if err != nil {
 		return nil, err
 	}
-	b.closers = append(b.closers, counters, ledger)
-	p, err := datapath.LoadProgram(kind, datapath.ProgramOptions{
-		MarkBit: 0x1000, Layout: image.Layout, Tables: tables, Counters: counters,
-	})
-	if err == nil {
-		b.closers = append(b.closers, p)
-	}
-	return p, err
-}
-
-// shorthand is the ingress list of a usual entry, default failsafes included.
-func shorthand(deny *netset.Set, ports string) []policy.Rule {
-	list, err := policy.ParsePorts(ports)
-	if err != nil {
-		panic(err)
-	}
-	inbound, _ := policy.ParseFailsafes(policy.DefaultFailsafeInbound)
-	outbound, _ := policy.ParseFailsafes(policy.DefaultFailsafeOutbound)
-	s := policy.Shorthand{Deny: deny, Ports: list}
-	return policy.Join(policy.FailsafeRules(inbound, outbound), s.Denies(), s.Allows()).Ingress
-}
-
-const deniedAddress = 0x0b010203 // 11.1.2.3, in every random set
-
-// randomSet is the same for the same n: half single addresses, the rest /24 and /20, in 11.0.0.0/8 and up.
-func randomSet(n int) *netset.Set {
-	r := rand.New(rand.NewPCG(1, uint64(n)))
-	var b netset.Builder
-	b.Add(netip.PrefixFrom(netset.To4(deniedAddress), 32))
-	for range n - 1 {
-		a := netset.To4(0x0b000000 + r.Uint32N(0xa0000000))
-		b.Add(netip.PrefixFrom(a, []int{32, 32, 24, 20}[r.IntN(4)]))
-	}
-	return b.Build()
-}
-
-// tcpFrame is an Ethernet frame with a TCP header and nothing behind it, padded to 60 bytes.
-func tcpFrame(src, dst netip.Addr, sport, dport uint16) []byte {
-	tcp := make([]byte, 20)
-	binary.BigEndian.PutUint16(tcp[0:], sport)
-	binary.BigEndian.PutUint16(tcp[2:], dport)
-	tcp[12] = 5 << 4
-	frame := make([]byte, 12)
-	if src.Is4() {
-		ip := make([]byte, 20)
-		ip[0], ip[8], ip[9] = 0x45, 64, policy.TCP
-		binary.BigEndian.PutUint16(ip[2:], 40)
-		copy(ip[12:], src.AsSlice())
-		copy(ip[16:], dst.AsSlice())
-		frame = append(append(append(frame, 0x08, 0x00), ip...), tcp...)
-	} else {
-		ip := make([]byte, 40)
-		ip[0], ip[6], ip[7] = 0x60, policy.TCP, 64
-		binary.BigEndian.PutUint16(ip[4:], 20)
-		copy(ip[8:], src.AsSlice())
-		copy(ip[24:], dst.AsSlice())
-		frame = append(append(append(frame, 0x86, 0xdd), ip...), tcp...)
-	}
-	return append(frame, make([]byte, max(0, 60-len(frame)))...)
+	return append(f.Ethernet, make([]byte, max(0, 60-len(f.Ethernet)))...), nil
 }
