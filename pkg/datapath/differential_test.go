@@ -280,8 +280,7 @@ func (t *tournament) play(name string, rules []policy.Rule, frames [][]byte) {
 // The loaded programs decide, log and count as the specification says, on random policies and packets.
 func TestDifferential(t *testing.T) {
 	requireRoot(t)
-	const packets = 3000
-	policies := scaled(120)
+	policies, packets := scaled(120), max(scaled(3000), 600)
 	tournament := newTournament(t)
 	hops := uint32(0)
 	for seed := range uint64(policies) {
