@@ -28,7 +28,7 @@ var testSets = []testSet{
 		"TestDifferential", "TestLargeSets", "TestLargestLists", "TestLayout", "TestFixtures", "TestActions",
 		"TestMapsOfPrograms", "TestEventPackets", "TestTracerLayer3", "TestTracerFarHeaders",
 	}, []string{"-datapath.percent=5", "-test.skip=^TestClsact$/^generic$"}},
-	{"pkg/nft", []string{"TestDifferential"}, []string{"-nft.lists=20"}},
+	{"pkg/nft", []string{"TestDifferential", "TestUpdate", "TestApply"}, []string{"-nft.lists=30"}},
 }
 
 // pattern is for -test.run.
