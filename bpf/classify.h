@@ -4,7 +4,7 @@
  * rule. pkg/compiler makes the tables and says how they work; its walk.go reads them in the same steps.
  *
  * Nothing here branches on what a packet has where arithmetic does it: the processor need not guess, and the verifier
- * does not follow both sides. Nothing is ever out of bounds, either, in the tables that pkg/compiler makes: clamp() is for
+ * does not follow both sides. Nothing is ever out of bounds, either, in the tables that pkg/compiler makes: within() is for
  * the verifier.
  */
 #ifndef UNTRACKED_CLASSIFY_H
@@ -47,7 +47,7 @@ static __always_inline __u64 page_class(__u64 pages, __u64 key)
 	 * Opaque, so that the sum stays a sum: of an OR the verifier knows no tight bound, and before Linux 6.10
 	 * none at all.
 	 */
-	page = opaque(clamp(page, layout_number(PART(pages, pages, last_page))) * 256 * 2);
+	page = opaque(within(page, layout_number(PART(pages, pages, last_page))) * 256 * 2);
 	return load_u16(layout_table(PART(pages, pages, pages)), page + (key & 255) * 2);
 }
 

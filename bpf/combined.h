@@ -29,8 +29,8 @@ static __always_inline __u64 combine(__u64 row, __u64 column)
 	const struct cell *c = TABLE(cells);
 	__u64 usual, is_own;
 
-	r += clamp(row, LAYOUT(last_row));
-	c += clamp(r->base + column, LAYOUT(last_cell));
+	r += within(row, LAYOUT(last_row));
+	c += within(r->base + column, LAYOUT(last_cell));
 	usual = r->value;
 	is_own = is_less(c->row ^ row, 1);
 	return usual + (c->value - usual) * is_own;
@@ -41,7 +41,7 @@ static __always_inline __u64 row_value(__u64 row)
 {
 	const struct row *r = TABLE(rows);
 
-	return r[clamp(row, LAYOUT(last_row))].value;
+	return r[within(row, LAYOUT(last_row))].value;
 }
 
 static __always_inline __u64 first_combined(const struct classes *c)
@@ -49,7 +49,7 @@ static __always_inline __u64 first_combined(const struct classes *c)
 	__u64 l4 = c->of[L4], best = NOTHING;
 
 	if (LAYOUT(first))
-		best = load_u32(TABLE(first), clamp(l4, LAYOUT(last_first)) * 4);
+		best = load_u32(TABLE(first), within(l4, LAYOUT(last_first)) * 4);
 #pragma clang loop unroll(full)
 	for (int i = 0; i < KINDS; i++) {
 		__u64 kind = PLACE(kinds) + i * sizeof(struct kind), row = 0, pairs = PART(kind, kind, second);

@@ -108,7 +108,7 @@ static __always_inline __u64 opaque(__u64 v)
  * index, or 0 if it is greater than limit, in one register from the comparison on: were the index kept in memory,
  * verifiers of old would not know that it was compared.
  */
-static __always_inline __u64 clamp(__u64 index, __u64 limit)
+static __always_inline __u64 within(__u64 index, __u64 limit)
 {
 	asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(index) : "r"(limit));
 	return index;

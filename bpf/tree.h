@@ -83,9 +83,9 @@ static __always_inline __u32 step(__u32 ref, __u64 key, bool ipv4)
 
 	if (ref & REF_PAGE) {
 		__u64 at = PAGE_OFFSET(ref) + (key >> PAGE_SHIFT(ref) & PAGE_MASK(ref)) * 4;
-		return load_u32(nodes, clamp(at, LAYOUT(last_node)));
+		return load_u32(nodes, within(at, LAYOUT(last_node)));
 	}
-	nodes += clamp(LINE_OFFSET(ref), LAYOUT(last_node));
+	nodes += within(LINE_OFFSET(ref), LAYOUT(last_node));
 	return load_u32(nodes, ipv4 ? in_line4(nodes, key) : in_line6(nodes, key));
 }
 

@@ -45,7 +45,7 @@ type addressCondition struct {
 	version       int
 }
 
-func compileAddresses(rules []policy.Rule, s side) (*addresses, error) {
+func compileAddresses(rules []policy.Rule, s side, room *meter) (*addresses, error) {
 	distinct := newConditions[addressCondition](len(rules))
 	for i := range rules {
 		e := s.of(&rules[i])
@@ -55,7 +55,7 @@ func compileAddresses(rules []policy.Rule, s side) (*addresses, error) {
 		}
 		distinct.add(c, c != addressCondition{})
 	}
-	a := &addresses{dimension: distinct.dimension()}
+	a := &addresses{dimension: distinct.dimension(room)}
 	var err error
 	if a.v4, err = sweep(a.partition, distinct.keys, 4, events4, cmp.Compare[uint32]); err != nil {
 		return nil, err

@@ -16,11 +16,14 @@ type comb struct {
 	usual   []uint32 // values of the rows
 	entries []entry  // by row, then by column
 	columns uint32   // classes that a look-up may ask for, at most
+	room    meter    // for combinations
 }
 
 type entry struct{ row, column, value uint32 }
 
-func newComb(columns int) *comb { return &comb{columns: uint32(columns)} }
+func newComb(columns int) *comb {
+	return &comb{columns: uint32(columns), room: meter{left: maxCombinations}}
+}
 
 // add appends rows with their usual values and returns the number of the first.
 func (c *comb) add(usual []uint32) uint32 {

@@ -9,8 +9,8 @@
 // classes the first rule that matches:
 //
 //	rules                                source                  l4
-//	0 Deny  from 192.0.2.0/24            192.0.2.0/24  class 1   tcp 6379   class 1
-//	1 Allow tcp from 10/8 to 6379        10.0.0.0/8    class 2   udp 53     class 2
+//	0 Deny  from 192.0.2.0/24            10.0.0.0/8    class 1   tcp 6379   class 1
+//	1 Allow tcp from 10/8 to 6379        192.0.2.0/24  class 2   udp 53     class 2
 //	2 Allow udp to 53                    any other     class 0   any other  class 0
 //
 //	    packet                       image
@@ -30,16 +30,18 @@
 // has is looked up on its own. Rules that mind none of the three are in the table "first", by l4 class. Each other kind
 // ends with a row for each class: the first rule that does not mind l4; and with cells for those combinations of a class
 // and an l4 class where a rule that minds both comes first. Classes of kinds that mind two or three of the dimensions
-// are made of pairs, by the same rows and cells. The verdict is the least of what all of these say, since the least
-// number is that of the first rule. So what a packet costs depends on what kinds of rules there are and not on their
-// number, and what the tables take is a cell for each combination that a rule really minds.
+// are made of pairs, by the same rows and cells. What all of these say is the value of a rule, its number times eight
+// plus its action (9 is rule 1, Allow). The verdict is the least, since the least number is that of the first rule. So
+// what a packet costs depends on what kinds of rules there are and not on their number, and what the tables take is a
+// cell for each combination that a rule really minds.
 //
 // Rules that mind much may overlap so much that there are too many combinations. Such lists, and those with rules that
 // do not decide (Log, Pass), have vectors instead: for each class one bit a rule, set where the rule accepts it. The
 // conjunction of the vectors of a packet's classes has the rules that match, the lowest bit is the first. That costs
 // a step for every 64 rules. [Image.Method] tells which it is and why.
 //
-// [Image.Walk] reads the image in Go, step by step as bpf/classify.h does, and can say each step in words.
+// [Image.Walk] reads the image in Go, step by step as bpf/classify.h does, and can say each step in words: its example
+// follows the packet above.
 //
 // The files: partition.go cuts a dimension into classes, addresses.go and ports.go by what they are asked; tree.go lays
 // out the search for an address; tables.go combines classes, comb.go packs what it gets; vectors.go is the other way.
@@ -89,23 +91,11 @@ func CompileAs(method string, rules []policy.Rule) (*Image, error) {
 	if len(rules) == 0 {
 		return &Image{Bytes: b.bytes, Layout: b.layout, Method: Method{Name: Combined}}, nil
 	}
-	src, err := compileAddresses(rules, source)
+	c, err := cut(rules)
 	if err != nil {
 		return nil, err
 	}
-	dst, err := compileAddresses(rules, destination)
-	if err != nil {
-		return nil, err
-	}
-	sport, err := compileSourcePorts(rules)
-	if err != nil {
-		return nil, err
-	}
-	l4, err := compileL4(rules)
-	if err != nil {
-		return nil, err
-	}
-	dims := dimensions{dimSrc: &src.dimension, dimDst: &dst.dimension, dimSport: &sport.dimension, dimL4: &l4.dimension}
+	dims := dimensions{dimSrc: &c.src.dimension, dimDst: &c.dst.dimension, dimSport: &c.sport.dimension, dimL4: &c.l4.dimension}
 	for i, d := range dims {
 		if d.used() {
 			b.layout.Uses |= 1 << i
@@ -115,14 +105,16 @@ func CompileAs(method string, rules []policy.Rule) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.layout.Sport, b.layout.L4 = b.pages(sport), b.pages(l4)
-	b.addresses(src, dst)
+	b.layout.Sport, b.layout.L4 = b.pages(c.sport), b.pages(c.l4)
+	b.addresses(c.src, c.dst)
 	if len(b.bytes) > MaxImage {
-		return nil, fmt.Errorf("the policy needs more than %d MiB of lookup tables", MaxImage>>20)
+		return nil, errTooLarge
 	}
 	chosen.Loads = b.layout.loads()
 	return &Image{b.bytes, b.layout, chosen}, nil
 }
+
+var errTooLarge = fmt.Errorf("the policy needs more than %d MiB of lookup tables", MaxImage>>20)
 
 // dimensions are those of a packet, by their numbers.
 type dimensions [numDims]*dimension
@@ -153,8 +145,7 @@ func (b *builder) firstMatch(method string, rules []policy.Rule, dims dimensions
 	if hops > MaxHops {
 		return Method{}, fmt.Errorf("a packet may match %d Log and Pass rules one after the other in one direction, at most %d are supported", hops, MaxHops)
 	}
-	b.vectors(rules, dims, next, hops)
-	return Method{Name: BitVectors, Reason: reason}, nil
+	return Method{Name: BitVectors, Reason: reason}, b.vectors(rules, dims, next, hops)
 }
 
 // builder appends tables to the image.

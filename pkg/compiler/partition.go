@@ -5,9 +5,13 @@ package compiler
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
+
+	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// maxMembers bounds what a partition holds, in conditions summed over classes: 2 bytes each.
+// maxMembers bounds what the partitions of all dimensions hold together, in conditions summed over classes: up to 8 bytes
+// each.
 const maxMembers = 1 << 26
 
 // partition cuts the values of a dimension into classes: those that meet the same conditions are in one. Classes have
@@ -24,6 +28,8 @@ type partition struct {
 	// members[begin[c]:begin[c+1]] are the conditions that class c meets, in order.
 	begin   []uint32
 	members []uint16
+	// room is for members, of this partition and others.
+	room *meter
 	// meeting[k] are the classes that meet condition k, in order; filled by finish.
 	meeting [][]uint32
 }
@@ -42,9 +48,9 @@ func newSigns(n int) []sign {
 	return signs
 }
 
-func newPartition(conditions int) *partition {
+func newPartition(conditions int, room *meter) *partition {
 	return &partition{
-		signs: newSigns(conditions), current: make(vector, (conditions+63)/64),
+		room: room, signs: newSigns(conditions), current: make(vector, (conditions+63)/64),
 		numbers: map[sign]uint32{}, begin: []uint32{0},
 	}
 }
@@ -69,8 +75,8 @@ func (p *partition) class() (uint32, error) {
 	for k := range p.current.bits() {
 		p.members = append(p.members, uint16(k))
 	}
-	if len(p.members) > maxMembers {
-		return 0, fmt.Errorf("the rules overlap too much: the sets they accept, over all kinds of addresses or ports, have more than %d entries", maxMembers)
+	if !p.room.spend(len(p.members) - int(p.begin[n])) {
+		return 0, fmt.Errorf("the rules overlap too much: the sets they accept, over all kinds of addresses and ports, have more than %d entries", maxMembers)
 	}
 	p.begin = append(p.begin, uint32(len(p.members)))
 	return n, nil
@@ -105,6 +111,9 @@ type dimension struct {
 	*partition
 	// condition is the number of each rule's condition, or noCondition. Rules with the same condition share it.
 	condition []int32
+	// having[k] are the rules with condition k, indifferent those without any.
+	having      [][]int32
+	indifferent vector
 }
 
 // minds reports whether a rule looks at the dimension.
@@ -118,17 +127,34 @@ func (d *dimension) used() bool { return len(d.meeting) > 0 }
 
 // vector has the rules that accept a class.
 func (d *dimension) vector(class uint32) vector {
-	met := make(vector, (len(d.meeting)+63)/64)
+	out := slices.Clone(d.indifferent)
 	for _, k := range d.of(class) {
-		met.set(int(k))
-	}
-	out := make(vector, (len(d.condition)+63)/64)
-	for rule, k := range d.condition {
-		if k == noCondition || met.has(int(k)) {
-			out.set(rule)
+		for _, rule := range d.having[k] {
+			out.set(int(rule))
 		}
 	}
 	return out
+}
+
+// cuts are the dimensions of a packet, cut into classes.
+type cuts struct {
+	src, dst  *addresses
+	sport, l4 *ports
+}
+
+func cut(rules []policy.Rule) (c cuts, err error) {
+	room := &meter{left: maxMembers}
+	if c.src, err = compileAddresses(rules, source, room); err != nil {
+		return c, err
+	}
+	if c.dst, err = compileAddresses(rules, destination, room); err != nil {
+		return c, err
+	}
+	if c.sport, err = compileSourcePorts(rules, room); err != nil {
+		return c, err
+	}
+	c.l4, err = compileL4(rules, room)
+	return c, err
 }
 
 // conditions numbers the distinct conditions that rules have on a dimension.
@@ -159,6 +185,14 @@ func (c *conditions[C]) add(key C, minds bool) {
 }
 
 // dimension is about these conditions, without any class yet.
-func (c *conditions[C]) dimension() dimension {
-	return dimension{newPartition(len(c.keys)), c.rules}
+func (c *conditions[C]) dimension(room *meter) dimension {
+	d := dimension{newPartition(len(c.keys), room), c.rules, make([][]int32, len(c.keys)), make(vector, (len(c.rules)+63)/64)}
+	for rule, k := range c.rules {
+		if k == noCondition {
+			d.indifferent.set(rule)
+		} else {
+			d.having[k] = append(d.having[k], int32(rule))
+		}
+	}
+	return d
 }

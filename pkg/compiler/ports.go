@@ -112,7 +112,7 @@ func (t *ports) fill(size int, cuts func(condition int) []int, accepts func(cond
 }
 
 // compileL4 is the dimension of destination ports, ICMP types and protocols.
-func compileL4(rules []policy.Rule) (*ports, error) {
+func compileL4(rules []policy.Rule, room *meter) (*ports, error) {
 	distinct := newConditions[string](len(rules))
 	var of []*policy.Rule // a rule that has each
 	for i := range rules {
@@ -123,7 +123,7 @@ func compileL4(rules []policy.Rule) (*ports, error) {
 			of = append(of, r)
 		}
 	}
-	t := newPorts(distinct.dimension())
+	t := newPorts(distinct.dimension(room))
 	for slot := range numSlots {
 		var err error
 		switch slot {
@@ -211,7 +211,7 @@ func portCondition(e *policy.Entity) string {
 }
 
 // compileSourcePorts is the dimension of source ports.
-func compileSourcePorts(rules []policy.Rule) (*ports, error) {
+func compileSourcePorts(rules []policy.Rule, room *meter) (*ports, error) {
 	distinct := newConditions[string](len(rules))
 	var of []*policy.Entity
 	for i := range rules {
@@ -222,7 +222,7 @@ func compileSourcePorts(rules []policy.Rule) (*ports, error) {
 			of = append(of, e)
 		}
 	}
-	t := newPorts(distinct.dimension())
+	t := newPorts(distinct.dimension(room))
 	err := t.fill(1<<16,
 		func(k int) []int { return append(portCuts(of[k].Ports), portCuts(of[k].NotPorts)...) },
 		func(k, v int) bool { return acceptsPort(of[k], v) })

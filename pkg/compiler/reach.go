@@ -36,7 +36,7 @@ const DefaultBudget = 1 << 28
 
 // Reachability finds the fate of each rule of an ordered list that is asked as [policy.Walk] does: exactly, for all
 // packets there can be. The budget counts steps of a few nanoseconds; what a rule leaves of its share is there for
-// those behind it. The error is [Compile]'s, about ports; how many rules there are does not matter here.
+// those behind it. There may be up to 65,536 rules. The error is [Compile]'s, about what they tell apart.
 //
 // Packets that no rule tells apart share a class in each dimension, so all that matters of a packet is one vector
 // from each dimension: their conjunction says which rules match it. For the fate of a rule, only the vectors that

@@ -61,42 +61,30 @@ func newSpace(rules []policy.Rule) (*space, error) {
 			s.tierStart[i] = s.tierStart[i-1]
 		}
 	}
-	src, err := compileAddresses(rules, source)
-	if err != nil {
-		return nil, err
-	}
-	dst, err := compileAddresses(rules, destination)
-	if err != nil {
-		return nil, err
-	}
-	l4, err := compileL4(rules)
-	if err != nil {
-		return nil, err
-	}
-	sports, err := compileSourcePorts(rules)
+	c, err := cut(rules)
 	if err != nil {
 		return nil, err
 	}
 	slot := func(n, size uint32) []cell {
-		return l4.cells(n<<16, size, func(key uint32) point { return point{l4: key + 1} })
+		return c.l4.cells(n<<16, size, func(key uint32) point { return point{l4: key + 1} })
 	}
 	atPort := func(key uint32) point { return point{sport: key + 1} }
 	s.withPorts = slices.Concat(slot(slotTCP, 1<<16), slot(slotUDP, 1<<16), slot(slotUDPLite, 1<<16), slot(slotSCTP, 1<<16))
-	s.ports = sports.cells(0, 1<<16, atPort)
-	s.noPorts = sports.cells(noPorts, 1, atPort)
+	s.ports = c.sport.cells(0, 1<<16, atPort)
+	s.noPorts = c.sport.cells(noPorts, 1, atPort)
 	headerless := slot(slotProtocol, 1<<8)
 
 	to6 := netset.Addr6.Netip
 	atSrc, atDst := func(a netip.Addr) point { return point{src: a} }, func(a netip.Addr) point { return point{dst: a} }
 	s.families = [2]family{
 		{
-			src:      addressCells(&src.dimension, &src.v4, netset.To4, atSrc),
-			dst:      addressCells(&dst.dimension, &dst.v4, netset.To4, atDst),
+			src:      addressCells(&c.src.dimension, &c.src.v4, netset.To4, atSrc),
+			dst:      addressCells(&c.dst.dimension, &c.dst.v4, netset.To4, atDst),
 			portless: slices.Concat(headerless, slot(slotICMP, 1<<16)),
 		},
 		{
-			src:      addressCells(&src.dimension, &src.v6, to6, atSrc),
-			dst:      addressCells(&dst.dimension, &dst.v6, to6, atDst),
+			src:      addressCells(&c.src.dimension, &c.src.v6, to6, atSrc),
+			dst:      addressCells(&c.dst.dimension, &c.dst.v6, to6, atDst),
 			portless: slices.Concat(headerless, slot(slotICMPv6, 1<<16)),
 		},
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// maxCombinations bounds the combinations of classes that are looked at for one kind of rules: about half a second.
-const maxCombinations = 4 << 20
+// maxCombinations bounds the combinations of classes that are looked at, for all kinds of rules: about a second.
+const maxCombinations = 8 << 20
 
 // kinds is how many there are: rules that mind a combination of source, destination and source port.
 const kinds = 1<<dimL4 - 1
@@ -129,18 +129,19 @@ func (x combination) column() uint32 { return uint32(x>>ruleBits) & (1<<columnBi
 func (x combination) rule() int      { return int(x & (1<<ruleBits - 1)) }
 
 // combinations are sorted: by row, column and rule.
-func combinations(rows, columns func(rule int) []uint32, of []int) ([]combination, error) {
+func (c *comb) combinations(rows, columns func(rule int) []uint32, of []int) ([]combination, error) {
 	n := 0
 	for _, i := range of {
-		if n += len(rows(i)) * len(columns(i)); n > maxCombinations {
+		more := len(rows(i)) * len(columns(i))
+		if n += more; !c.room.spend(more) {
 			return nil, fmt.Errorf("they overlap in more than %d combinations of addresses and ports", maxCombinations)
 		}
 	}
 	out := make([]combination, 0, n)
 	for _, i := range of {
 		for _, r := range rows(i) {
-			for _, c := range columns(i) {
-				out = append(out, combination(r)<<(ruleBits+columnBits)|combination(c)<<ruleBits|combination(i))
+			for _, col := range columns(i) {
+				out = append(out, combination(r)<<(ruleBits+columnBits)|combination(col)<<ruleBits|combination(i))
 			}
 		}
 	}
@@ -153,7 +154,7 @@ func combinations(rows, columns func(rule int) []uint32, of []int) ([]combinatio
 // pair combines two factors into one: pairs of classes that the same rules accept are of one class. Class 0 are the
 // pairs that no rule accepts, which have no cell. It returns the first row, too.
 func (c *comb) pair(f, g factor, of []int) (factor, uint32, error) {
-	all, err := combinations(f.accepting, g.accepting, of)
+	all, err := c.combinations(f.accepting, g.accepting, of)
 	if err != nil {
 		return factor{}, 0, err
 	}
@@ -196,7 +197,7 @@ func (c *comb) rules(out *Kind, f factor, l4 *dimension, rules []policy.Rule, of
 			values[class] = min(values[class], valueOf(rules, i))
 		}
 	}
-	all, err := combinations(f.accepting, l4.accepting, both)
+	all, err := c.combinations(f.accepting, l4.accepting, both)
 	if err != nil {
 		return err
 	}

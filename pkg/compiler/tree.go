@@ -90,7 +90,7 @@ type forest struct {
 	bytes []byte
 }
 
-// grow makes room for a node and returns where it is. Nodes of a page stand on multiples of their unit.
+// grow makes room for a node and returns where it is: at a multiple of the unit.
 func (f *forest) grow(unit, n int) int {
 	for len(f.bytes)%unit != 0 {
 		f.bytes = append(f.bytes, 0)

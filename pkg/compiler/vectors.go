@@ -8,9 +8,17 @@ import (
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
 
-// vectors makes a vector of rules for each class of each dimension, and what a walk from match to match needs.
-func (b *builder) vectors(rules []policy.Rule, dims dimensions, next []uint16, hops uint32) {
+// vectors makes a vector of rules for each class of each dimension, and what a walk from match to match needs. It does
+// not begin if there is no room for them.
+func (b *builder) vectors(rules []policy.Rule, dims dimensions, next []uint16, hops uint32) error {
 	words := (len(rules) + 63) / 64
+	size := 0
+	for _, d := range dims {
+		size += d.count() * words * 8
+	}
+	if size > MaxImage {
+		return errTooLarge
+	}
 	l := &b.layout
 	l.Words, l.Hops = uint32(words), hops
 	l.Actions = b.offset(8)
@@ -31,6 +39,7 @@ func (b *builder) vectors(rules []policy.Rule, dims dimensions, next []uint16, h
 		}
 	}
 	l.Last = uint32(len(b.bytes)/8 - words)
+	return nil
 }
 
 // nexts is policy.Next of each rule, with a 0 behind them.
