@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,7 +68,7 @@ func (a Attached) Program() uint32 {
 var errDefunct = fmt.Errorf("no longer attached: %w", os.ErrNotExist)
 
 // link opens an interface's pinned link. The error wraps fs.ErrNotExist where there is none, or none that is
-// still attached to this interface.
+// still attached to this interface: the number alone may be another interface's by now, in another network namespace.
 func (p *Pins) link(ifindex int, name string) (link.Link, ebpf.ProgramID, error) {
 	l, err := link.LoadPinnedLink(filepath.Join(p.of(ifindex), name), nil)
 	if err != nil {
@@ -83,11 +85,45 @@ func (p *Pins) link(ifindex int, name string) (link.Link, ebpf.ProgramID, error)
 	} else if x := info.TCX(); x != nil {
 		at = x.Ifindex
 	}
-	if int(at) != ifindex {
+	here := int(at) == ifindex
+	if here {
+		here, err = runsOn(ifindex, info)
+	}
+	if err != nil {
+		l.Close()
+		return nil, 0, fmt.Errorf("read the programs of interface %d: %w", ifindex, err)
+	}
+	if !here {
 		l.Close()
 		return nil, 0, fmt.Errorf("link %s of interface %d: %w", name, ifindex, errDefunct)
 	}
 	return l, info.Program, nil
+}
+
+// runsOn asks the interface whether it has a link's program. One that is not there has none.
+func runsOn(ifindex int, l *link.Info) (bool, error) {
+	if l.TCX() != nil {
+		q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+		if err != nil {
+			return false, unlessGone(err)
+		}
+		return slices.ContainsFunc(q.Programs, func(p link.AttachedProgram) bool { return p.ID == l.Program }), nil
+	}
+	on, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return false, unlessGone(err)
+	}
+	xdp := on.Attrs().Xdp
+	return xdp != nil && xdp.ProgId == uint32(l.Program), nil
+}
+
+// unlessGone is nil where the error says that there is no such interface.
+func unlessGone(err error) error {
+	var notFound netlink.LinkNotFoundError
+	if errors.Is(err, unix.ENODEV) || errors.As(err, &notFound) {
+		return nil
+	}
+	return err
 }
 
 // Verify returns an error that says what is missing where an interface does not have the programs in a. It

@@ -244,9 +244,12 @@ func TestInstall(t *testing.T) {
 			if h.XDP != first.XDP || h.Generic != (mode == Generic) || !slices.Equal(h.TCXIngress, []uint32{first.TC}) || first.Clsact || h.Clsact {
 				t.Errorf("hooks %+v do not fit %+v", h, first)
 			}
-			if own := b.pins.OwnXDP(b.target.Index); own != first.XDP {
-				t.Errorf("our program on the XDP hook is %d, want %d", own, first.XDP)
-			}
+			b.in(func() error {
+				if own := b.pins.OwnXDP(b.target.Index); own != first.XDP {
+					t.Errorf("our program on the XDP hook is %d, want %d", own, first.XDP)
+				}
+				return nil
+			})
 			if first.Program() == 0 {
 				t.Errorf("no program classifies: %+v", first)
 			}

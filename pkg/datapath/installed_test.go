@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/netset"
@@ -218,5 +219,39 @@ func TestSharedCounters(t *testing.T) {
 	}
 	if got := b.counts().NoMetadata; got == 0 {
 		t.Error("what was counted of the driver is lost")
+	}
+}
+
+// A link on an interface that went to another namespace is not one on the interface that has its number here now.
+func TestInterfaceWithANumberOfAnother(t *testing.T) {
+	for _, mode := range []Mode{Native, Generic, Classifier} {
+		t.Run(string(mode), func(t *testing.T) {
+			b := newBench(t)
+			b.install(1, mode, udpRule(policy.Allow, 700))
+			elsewhere, err := b.lab.AddNS("elsewhere")
+			b.must(err)
+			there, err := os.Open(elsewhere.Path)
+			b.must(err)
+			defer there.Close()
+			b.in(func() error {
+				l, err := netlink.LinkByIndex(b.target.Index)
+				b.must(err)
+				b.must(netlink.LinkSetNsFd(l, int(there.Fd())))
+				attrs := netlink.NewLinkAttrs()
+				attrs.Name, attrs.Index = b.target.Name, b.target.Index
+				b.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "other"}))
+				if i, err := b.pins.Installed(b.target); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("installed %+v, %v; want fs.ErrNotExist", i, err)
+				}
+				return nil
+			})
+			b.install(2, mode, udpRule(policy.Allow, 700))
+			b.in(func() error {
+				if _, err := b.pins.Installed(b.target); err != nil {
+					t.Errorf("after it was installed there: %v", err)
+				}
+				return nil
+			})
+		})
 	}
 }
