@@ -27,8 +27,8 @@ var testSets = []testSet{
 		"TestFeatures", "TestStacks", "TestClsact$",
 		"TestDifferential", "TestLargeSets", "TestLargestLists", "TestLayout", "TestFixtures", "TestActions",
 		"TestMapsOfPrograms", "TestEventPackets", "TestTracerLayer3", "TestTracerFarHeaders",
-	}, []string{"-datapath.percent=5", "-test.skip=^TestClsact$/^generic$"}},
-	{"pkg/nft", []string{"TestDifferential", "TestUpdate", "TestApply"}, []string{"-nft.lists=30"}},
+	}, []string{"-datapath.percent=3", "-test.skip=^TestClsact$/^generic$"}},
+	{"pkg/nft", []string{"TestDifferential", "TestUpdate", "TestApply"}, []string{"-nft.lists=15"}},
 }
 
 // pattern is for -test.run.
