@@ -16,7 +16,6 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/untracked-cni/untracked/bpf"
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
@@ -71,13 +70,18 @@ func logs(rules []policy.Rule) bool {
 	return slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Action == policy.Log })
 }
 
-// codeSum tells the embedded programs from those of other versions.
+// loaderVersion is raised when [Specialise] makes another program of the same object and options: what an older
+// version has installed is then not taken for what this one would.
+const loaderVersion = 1
+
+// codeSum tells the programs of this version from those of others.
 var codeSum = sync.OnceValues(func() ([]byte, error) {
-	spec, err := bpf.LoadUntracked()
+	spec, err := embedded()
 	if err != nil {
-		return nil, fmt.Errorf("read the embedded programs: %w", err)
+		return nil, err
 	}
 	h := sha256.New()
+	fmt.Fprintf(h, "loader %d\n", loaderVersion)
 	for _, kind := range []Kind{XDP, XDPFrags, Mark, TC} {
 		var text []byte
 		for _, ins := range spec.Programs[string(kind)].Instructions {

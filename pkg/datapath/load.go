@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -105,18 +106,25 @@ const (
 	budgetMap   = "budget"
 )
 
-// programSpec is one program of the embedded object, with all of its maps.
-func programSpec(kind Kind) (*ebpf.CollectionSpec, error) {
+// embedded is the object with all programs and maps. It takes milliseconds to parse, and is shared: whoever changes
+// anything of it takes a copy.
+var embedded = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.LoadUntracked()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
-	for name := range spec.Programs {
-		if name != string(kind) {
-			delete(spec.Programs, name)
-		}
-	}
 	return spec, nil
+})
+
+// programSpec is a copy of one program of the embedded object, with all of its maps.
+func programSpec(kind Kind) (*ebpf.CollectionSpec, error) {
+	all, err := embedded()
+	if err != nil {
+		return nil, err
+	}
+	one := *all
+	one.Programs = map[string]*ebpf.ProgramSpec{string(kind): all.Programs[string(kind)]}
+	return one.Copy(), nil
 }
 
 // loadSpec loads a specialised program. It is given the maps that others use, too; where none are given, the program's

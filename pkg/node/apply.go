@@ -15,6 +15,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/hostif"
+	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/nft"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
@@ -187,19 +188,59 @@ func (a *applier) failInterface(planned PlannedInterface, i *InterfaceRecord, er
 // writeTable writes the other half of the datapath, unless it is as it should be, and evicts what either half no longer
 // tracks.
 func (a *applier) writeTable() {
-	table := a.result.table(a.config.Mark, a.plan.Lists)
-	digest := table.Digest()
+	desired := a.result.table(a.config.Mark, func(list int) policy.Rules { return a.plan.Lists[list].Rules })
+	table, err := desired.Compile()
+	if err != nil {
+		a.failTable(err)
+		return
+	}
 	before, err := nft.InForce()
-	whole := err == nil && a.old != nil && before == a.old.Table && !a.old.met(ProblemConntrack)
-	if err != nil || before != digest || a.lacksLog() {
+	known := err == nil && a.old != nil && before == a.old.Table
+	if err != nil || before != table.Digest() || a.lacksLog() {
 		a.changed = true
 		a.progress("table inet %s", nft.TableName)
-		if !a.replace(table) {
+		var over *nft.Compiled
+		if known && hasLargeSet(desired) {
+			over = a.former()
+		}
+		if !a.replace(table, over) {
 			return
 		}
 	}
-	a.result.Table = digest
-	a.evict(whole)
+	a.result.Table = table.Digest()
+	a.evict(known && !a.old.met(ProblemConntrack))
+}
+
+// former is the table in force, of which large sets need not be written again; nil if it is not on record. To read it
+// takes less time than to write such a set, but more than to write all else.
+func (a *applier) former() *nft.Compiled {
+	c, err := a.old.config()
+	if err != nil {
+		return nil
+	}
+	s, err := readSnapshot(a.RunDir)
+	if err != nil || s.Generation != a.old.Generation {
+		return nil
+	}
+	table, err := a.old.table(c.Mark, s.rules).Compile()
+	if err != nil {
+		return nil
+	}
+	return table
+}
+
+// largeSet is how many CIDRs a named set has at least if it is changed in place.
+const largeSet = 4096
+
+func hasLargeSet(t *nft.Table) bool {
+	large := func(nets *netset.Set, name string) bool {
+		return nets != nil && name != "" && nets.Entries() >= largeSet
+	}
+	has := func(e policy.Entity) bool { return large(e.Nets, e.NetsName) || large(e.NotNets, e.NotNetsName) }
+	names := func(r policy.Rule) bool { return has(r.Source) || has(r.Destination) }
+	return slices.ContainsFunc(t.Endpoints, func(e nft.Endpoint) bool {
+		return slices.ContainsFunc(e.Rules, names) || slices.ContainsFunc(e.Answers, names)
+	})
 }
 
 // lacksLog reports whether the table may be silent about what should be logged: it does not tell.
@@ -212,8 +253,9 @@ func (a *applier) lacksLog() bool {
 	})
 }
 
-func (a *applier) replace(table *nft.Table) bool {
-	err := table.Apply()
+// replace puts the table in the place of the one in force, which over is if it is not nil.
+func (a *applier) replace(table, over *nft.Compiled) bool {
+	err := table.Apply(over)
 	if errors.Is(err, nft.ErrNoLog) {
 		a.result.Problems = append(a.result.Problems, Problem{
 			Code: ProblemNoLog, Message: "on the way out: " + err.Error(), Remedy: "load these modules, then run `untracked apply`",
@@ -221,10 +263,14 @@ func (a *applier) replace(table *nft.Table) bool {
 		err = nil
 	}
 	if err != nil {
-		a.fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet; nft_socket for "+config.Prefix+"remote-ports)", err)
+		a.failTable(err)
 		return false
 	}
 	return true
+}
+
+func (a *applier) failTable(err error) {
+	a.fail(ProblemTable, "the kernel needs nf_tables with notrack, fib and counter objects (modules nft_ct, nft_fib_inet; nft_socket for "+config.Prefix+"remote-ports)", err)
 }
 
 // evict looks at the flows of those interfaces whose rules were not in force before. whole says that the table was, and
@@ -337,17 +383,18 @@ func (r *Record) stillGood(i InterfaceRecord, pins *datapath.Pins) (InterfaceRec
 	return i, true
 }
 
-// table is the way out for every interface whose way in is installed: half a flow must not be untracked.
-func (r *Record) table(mark uint32, lists []List) *nft.Table {
+// table is the way out for every interface whose way in is installed: half a flow must not be untracked. rulesOf has the
+// rules of each list.
+func (r *Record) table(mark uint32, rulesOf func(list int) policy.Rules) *nft.Table {
 	t := &nft.Table{Mark: mark}
 	for _, i := range r.Interfaces {
 		if !i.installed() {
 			continue
 		}
-		e := nft.Endpoint{Interface: i.Name, Rules: lists[i.List].Egress}
-		ingress := lists[i.List].Ingress
-		for n := range ingress {
-			e.Answers = append(e.Answers, ingress[n].AsksForAnswers()...)
+		rules := rulesOf(i.List)
+		e := nft.Endpoint{Interface: i.Name, Rules: rules.Egress}
+		for n := range rules.Ingress {
+			e.Answers = append(e.Answers, rules.Ingress[n].AsksForAnswers()...)
 		}
 		t.Endpoints = append(t.Endpoints, e)
 	}

@@ -8,9 +8,8 @@
 package policy
 
 import (
+	"encoding/binary"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -273,44 +272,12 @@ func IDs(rules []Rule) []uint64 {
 		content := rules[i].contentHash()
 		nth := seen[content]
 		seen[content] = nth + 1
-		h := fnv.New64a()
-		fmt.Fprintf(h, "%x %d", content, nth)
-		ids[i] = max(h.Sum64(), 1)
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:8], content)
+		binary.BigEndian.PutUint64(b[8:], nth)
+		ids[i] = max(hash(b[:]), 1)
 	}
 	return ids
-}
-
-func (r *Rule) contentHash() uint64 {
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%d|%d|", r.Action, r.IPVersion)
-	for _, p := range []*uint8{r.Protocol, r.NotProtocol} {
-		if p != nil {
-			fmt.Fprintf(h, "%d", *p)
-		}
-		fmt.Fprint(h, "|")
-	}
-	for _, m := range []*ICMPMatch{r.ICMP, r.NotICMP} {
-		if m != nil {
-			fmt.Fprint(h, m)
-		}
-		fmt.Fprint(h, "|")
-	}
-	for _, e := range []*Entity{&r.Source, &r.Destination} {
-		hashNets(h, "nets", e.Nets, e.NetsName)
-		hashNets(h, " not", e.NotNets, e.NotNetsName)
-		fmt.Fprintf(h, "|%#v %#v|", e.Ports, e.NotPorts) // which tells no ports from any port
-	}
-	return h.Sum64()
-}
-
-func hashNets(h io.Writer, what string, nets *netset.Set, name string) {
-	switch {
-	case nets == nil:
-	case name != "":
-		fmt.Fprintf(h, "%s name %q", what, name)
-	default:
-		fmt.Fprintf(h, "%s %x", what, nets.Hash())
-	}
 }
 
 // NormalizePorts sorts and merges overlapping and adjacent ranges.
