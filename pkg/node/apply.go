@@ -196,7 +196,7 @@ func (a *applier) writeTable() {
 	}
 	before, err := nft.InForce()
 	known := err == nil && a.old != nil && before == a.old.Table
-	if err != nil || before != table.Digest() || a.lacksLog() {
+	if err != nil || before != table.Digest() || a.lacksLog(table.Digest()) {
 		a.changed = true
 		a.progress("table inet %s", nft.TableName)
 		var over *nft.Compiled
@@ -243,9 +243,10 @@ func hasLargeSet(t *nft.Table) bool {
 	})
 }
 
-// lacksLog reports whether the table may be silent about what should be logged: it does not tell.
-func (a *applier) lacksLog() bool {
-	if a.old != nil {
+// lacksLog reports whether the table with this digest, if it is in force, may be silent about what should be logged: it
+// does not tell, and who wrote it may have been killed before it was recorded.
+func (a *applier) lacksLog(digest string) bool {
+	if a.old != nil && a.old.Table == digest {
 		return a.old.met(ProblemNoLog)
 	}
 	return slices.ContainsFunc(a.plan.Lists, func(l List) bool {
@@ -363,7 +364,14 @@ func (n *Node) recordKept(failed, old *Record, p *Plan) (*Record, error) {
 	}
 	kept := *old
 	kept.Version, kept.Tried, kept.Applied = failed.Version, failed.Tried, failed.Applied
-	kept.Problems, kept.Broken = failed.Problems, anyBroken(failed.Problems)
+	kept.Problems = slices.Clone(failed.Problems)
+	for _, p := range old.Problems {
+		// What these are about is in force and as it was: the next apply must know.
+		if (p.Code == ProblemConntrack || p.Code == ProblemNoLog) && !failed.met(p.Code) {
+			kept.Problems = append(kept.Problems, p)
+		}
+	}
+	kept.Broken = anyBroken(kept.Problems)
 	kept.TriedFiles = failed.Files
 	if err := writeFile(n.RunDir, recordFile, &kept); err != nil {
 		return nil, err

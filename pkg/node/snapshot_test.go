@@ -5,6 +5,7 @@ package node
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,5 +113,26 @@ func TestReadInForce(t *testing.T) {
 			t.Errorf("record %v, rules %v, %v", record, s, err)
 		}
 		break
+	}
+}
+
+// An apply that gets nowhere leaves the record of what is in force, and what is known to be wrong with that.
+func TestRecordKept(t *testing.T) {
+	n := &Node{RunDir: t.TempDir()}
+	old := &Record{Policy: "in force", Problems: []Problem{{Code: ProblemConntrack, Broken: true}, {Code: ProblemNoLog}, {Code: ProblemUpper}}}
+	failed := &Record{Policy: "tried", Problems: []Problem{{Code: ProblemNotAttached, Broken: true}, {Code: ProblemNoLog}}}
+	kept, err := n.recordKept(failed, old, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var codes []string
+	for _, p := range kept.Problems {
+		codes = append(codes, p.Code)
+	}
+	if want := []string{ProblemNotAttached, ProblemNoLog, ProblemConntrack}; kept.Policy != "in force" || !slices.Equal(codes, want) || !kept.Broken {
+		t.Errorf("kept %q with the problems %v, want %v", kept.Policy, codes, want)
+	}
+	if len(failed.Problems) != 2 {
+		t.Error("the failed record was changed")
 	}
 }
