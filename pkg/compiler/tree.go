@@ -62,9 +62,9 @@ var (
 	stage6second = stage{refSecond, 56, 9, 5, 1, pageBits6, true}
 )
 
-// pageBits6 makes pages with up to twice as many entries as there are boundaries.
+// pageBits6 makes pages with about as many entries as there are boundaries.
 func pageBits6(boundaries, most int) int {
-	return min(max(bits.Len(uint(boundaries)), 6), 16, most)
+	return min(max(bits.Len(uint(boundaries))-1, 6), 16, most)
 }
 
 // keysBytes is what the boundaries of a line take.
@@ -135,6 +135,10 @@ func (f *forest) block(s *stage, low uint64, width int, before uint32, bs []boun
 // page makes a page for a block, and the nodes below it.
 func (f *forest) page(s *stage, low uint64, width int, before uint32, bs []boundary, left int) (ref uint32, steps int) {
 	pageBits := s.pageBits(len(bs), width)
+	// One bit more, if then every boundary is between two entries: nothing is left to do behind such a page.
+	if exact := width - lowestBit(bs); s.compress && exact <= min(pageBits+1, 16) {
+		pageBits = exact
+	}
 	shift := width - pageBits
 	at := f.grow(pageBytes, 4<<pageBits)
 	for i := range 1 << pageBits {
@@ -151,6 +155,15 @@ func (f *forest) page(s *stage, low uint64, width int, before uint32, bs []bound
 		}
 	}
 	return s.kind | refPage | uint32(shift)<<refShift | uint32(pageBits-1)<<refBits | uint32(at/pageBytes), steps + 1
+}
+
+// lowestBit is the number of the lowest bit that any boundary has.
+func lowestBit(bs []boundary) int {
+	var all uint64
+	for _, b := range bs {
+		all |= b.key
+	}
+	return bits.TrailingZeros64(all)
 }
 
 // lines makes a B+ tree, as full as can be.
