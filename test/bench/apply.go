@@ -167,13 +167,12 @@ func (a *applier) apply() error {
 		if begun < 0 {
 			continue
 		}
-		part += begun
 		t, err := time.Parse(time.RFC3339Nano, m[1])
 		if err != nil {
 			return fmt.Errorf("log of apply: %w", err)
 		}
 		a.parts[part] = milliseconds(t.Sub(at))
-		at, part = t, part+1
+		at, part = t, part+begun+1
 	}
 	if part == 0 {
 		return fmt.Errorf("log of apply: no step in %q", stderr.String())
