@@ -312,11 +312,12 @@ func TestDifferential(t *testing.T) {
 func TestDifferentialShapes(t *testing.T) {
 	requireRoot(t)
 	sizes := []int{1, 40, 500, 3000, compiler.MaxRules}
+	shapes := policytest.Shapes
 	if scaled(100) < 50 {
-		sizes = sizes[1:2]
+		sizes, shapes = sizes[1:2], []policytest.Shape{policytest.Flows, policytest.Sides, policytest.Nested}
 	}
 	tournament := newTournament(t)
-	for _, shape := range policytest.Shapes {
+	for _, shape := range shapes {
 		for _, n := range sizes {
 			g := policytest.New(uint64(n))
 			rules := g.Shaped(shape, n)
@@ -402,7 +403,7 @@ func TestLayout(t *testing.T) {
 // A large set is looked up right at the edges of its prefixes, through every depth of the tables.
 func TestLargeSets(t *testing.T) {
 	requireRoot(t)
-	for _, n := range []int{30, 33, 1000, 200_000} {
+	for _, n := range []int{30, 33, 1000, scaled(200_000)} {
 		g := policytest.New(uint64(n))
 		var b netset.Builder
 		var edges []netip.Addr
