@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/node"
 )
 
@@ -92,7 +93,7 @@ func printStatus(w io.Writer, s *node.Status) error {
 // printTables says what a packet's look-up costs, once for interfaces that have the same tables.
 func printTables(w io.Writer, interfaces []node.InterfaceStatus) {
 	fmt.Fprintln(w)
-	of := map[node.Tables][]string{}
+	of := map[compiler.Method][]string{}
 	for _, i := range interfaces {
 		of[i.Tables] = append(of[i.Tables], i.Name)
 	}

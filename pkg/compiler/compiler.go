@@ -89,7 +89,7 @@ func CompileAs(method string, rules []policy.Rule) (*Image, error) {
 	b := builder{layout: Layout{Rules: uint32(len(rules))}}
 	b.bytes = make([]byte, lineBytes) // so that no table begins at 0, which stands for none
 	if len(rules) == 0 {
-		return &Image{Bytes: b.bytes, Layout: b.layout, Method: Method{Name: Combined}}, nil
+		return &Image{Bytes: b.bytes, Layout: b.layout, Method: Method{Name: Combined, Bytes: len(b.bytes)}}, nil
 	}
 	c, err := cut(rules)
 	if err != nil {
@@ -110,7 +110,7 @@ func CompileAs(method string, rules []policy.Rule) (*Image, error) {
 	if len(b.bytes) > MaxImage {
 		return nil, errTooLarge
 	}
-	chosen.Loads = b.layout.loads()
+	chosen.Loads, chosen.Bytes = b.layout.loads(), len(b.bytes)
 	return &Image{b.bytes, b.layout, chosen}, nil
 }
 

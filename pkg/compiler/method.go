@@ -9,6 +9,8 @@ type Method struct {
 	Reason string `json:"reason,omitempty"`
 	// Loads is how many reads from the tables a packet takes, at most.
 	Loads int `json:"loads"`
+	// Bytes is what the tables take.
+	Bytes int `json:"bytes"`
 }
 
 // The names of methods.

@@ -119,8 +119,7 @@ func runsOn(ifindex int, l *link.Info) (bool, error) {
 
 // unlessGone is nil where the error says that there is no such interface.
 func unlessGone(err error) error {
-	var notFound netlink.LinkNotFoundError
-	if errors.Is(err, unix.ENODEV) || errors.As(err, &notFound) {
+	if errors.Is(err, unix.ENODEV) || errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
 	}
 	return err

@@ -31,6 +31,8 @@ type Tables struct {
 	rules []policy.Rule
 	image *compiler.Image
 	m     *ebpf.Map
+	// identity is found out by the first install: an image may be large.
+	identity *Identity
 }
 
 // NewGeneration begins generation number. It touches nothing. The caller closes it.
@@ -44,14 +46,14 @@ func (p *Pins) NewGeneration(number uint64, markBit uint32) *Generation {
 func (g *Generation) Tables(rules []policy.Rule, image *compiler.Image) (*Tables, error) {
 	for _, t := range g.tables {
 		if t.image.Layout == image.Layout && bytes.Equal(t.image.Bytes, image.Bytes) {
-			return &Tables{rules, image, t.m}, nil
+			return &Tables{rules: rules, image: image, m: t.m}, nil
 		}
 	}
 	m, err := NewTables(image)
 	if err != nil {
 		return nil, err
 	}
-	t := &Tables{rules, image, m}
+	t := &Tables{rules: rules, image: image, m: m}
 	g.tables = append(g.tables, t)
 	return t, nil
 }
@@ -78,16 +80,19 @@ var ErrNotPinned = errors.New("pin maps")
 // While it runs, an interface that already had a policy goes from the old generation to the new one in a single
 // update of its link; no packet meets a mixture.
 func (g *Generation) Install(target Target, modes []Mode, t *Tables) (Attached, []error, error) {
-	if logs(t.rules) {
+	if policy.Logs(t.rules) {
 		if err := g.openEvents(); err != nil {
 			return Attached{}, nil, err
 		}
 	}
-	identity, err := g.pins.Identify(g.mark, t.rules, t.image)
-	if err != nil {
-		return Attached{}, nil, err
+	if t.identity == nil {
+		identity, err := g.pins.Identify(g.mark, t.rules, t.image)
+		if err != nil {
+			return Attached{}, nil, err
+		}
+		t.identity = &identity
 	}
-	counters, ledger, err := g.pins.countersOf(target.Index, t.rules, identity)
+	counters, ledger, err := g.pins.countersOf(target.Index, t.rules, *t.identity)
 	if err != nil {
 		return Attached{}, nil, err
 	}
@@ -97,7 +102,7 @@ func (g *Generation) Install(target Target, modes []Mode, t *Tables) (Attached, 
 		MarkBit: g.mark, Layer3: target.Layer3, Layout: t.image.Layout, Tables: t.m, Counters: counters,
 		Ifindex: target.Index, Generation: g.number,
 	}
-	if logs(t.rules) {
+	if policy.Logs(t.rules) {
 		options.Events, options.Monitor = g.events, g.monitor
 	}
 	if err := g.pin(target.Index, t.m, counters, ledger); err != nil {
@@ -114,7 +119,7 @@ func (g *Generation) Install(target Target, modes []Mode, t *Tables) (Attached, 
 		}
 		if err == nil {
 			// Without the note, all that happens is that it will be done again.
-			_ = g.pins.note(g.number, target, a, identity)
+			_ = g.pins.note(g.number, target, a, *t.identity)
 			return a, refused, nil
 		}
 		refused = append(refused, err)

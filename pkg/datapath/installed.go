@@ -48,7 +48,7 @@ func (p *Pins) Identify(markBit uint32, rules []policy.Rule, image *compiler.Ima
 	programs := sha256.New()
 	fmt.Fprintf(programs, "%x mark %x layout %+v\n", sum, markBit, image.Layout)
 	programs.Write(image.Bytes)
-	if logs(rules) {
+	if policy.Logs(rules) {
 		// Programs that report hold the maps for it.
 		for _, path := range []string{p.events(), p.monitor()} {
 			id, err := pinnedID(path)
@@ -64,10 +64,6 @@ func (p *Pins) Identify(markBit uint32, rules []policy.Rule, image *compiler.Ima
 	}
 	programs.Write(code)
 	return Identity{[16]byte(sum), [16]byte(programs.Sum(nil))}, nil
-}
-
-func logs(rules []policy.Rule) bool {
-	return slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Action == policy.Log })
 }
 
 // loaderVersion is raised when [Specialise] makes another program of the same object and options: what an older

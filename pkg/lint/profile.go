@@ -86,7 +86,7 @@ func (u *unit) checkSize(name string, rules policy.Rules) bool {
 	if err != nil {
 		u.add(u.place(), Error, TooLarge, "the policy of %s cannot be compiled: %v", name, err)
 	} else {
-		t := Tables{name, len(rules.Ingress), image.Method, len(image.Bytes)}
+		t := Tables{name, len(rules.Ingress), image.Method}
 		u.tables = append(u.tables, t)
 		if image.Layout.Words > 1 { // with one it would be as quick by combined tables
 			u.add(u.place(), Warning, SlowLookup, "for %s, an arriving packet takes up to %d reads from the lookup tables, more with each further rule, since %s", name, t.Loads, t.Reason)

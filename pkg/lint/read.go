@@ -47,7 +47,6 @@ type Tables struct {
 	Of    string
 	Rules int
 	compiler.Method
-	Bytes int
 }
 
 func (l *Linter) progress(format string, args ...any) {

@@ -2,7 +2,10 @@
 
 package nft
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Compiled is a Table as it is written. It is immutable.
 type Compiled struct{ rs *ruleset }
@@ -17,6 +20,9 @@ func (t *Table) Compile() (*Compiled, error) {
 
 // Digest is that of the table, see [Table.Digest].
 func (c *Compiled) Digest() string { return c.rs.digest() }
+
+// Updatable reports whether it has a set that Apply would change in place, were it told what is in force.
+func (c *Compiled) Updatable() bool { return slices.ContainsFunc(c.rs.sets, (*set).updated) }
 
 // Apply is [Table.Apply] with a short cut: over is what is thought to be in force, nil if nothing is known. If
 // it is, sets of addresses that stay the same are not written again, and of a large one that has a name only what

@@ -15,7 +15,6 @@ import (
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
 	"github.com/untracked-cni/untracked/pkg/hostif"
-	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/nft"
 	"github.com/untracked-cni/untracked/pkg/policy"
 )
@@ -200,7 +199,7 @@ func (a *applier) writeTable() {
 		a.changed = true
 		a.progress("table inet %s", nft.TableName)
 		var over *nft.Compiled
-		if known && hasLargeSet(desired) {
+		if known && table.Updatable() {
 			over = a.former()
 		}
 		if !a.replace(table, over) {
@@ -229,29 +228,13 @@ func (a *applier) former() *nft.Compiled {
 	return table
 }
 
-// largeSet is how many CIDRs a named set has at least if it is changed in place.
-const largeSet = 4096
-
-func hasLargeSet(t *nft.Table) bool {
-	large := func(nets *netset.Set, name string) bool {
-		return nets != nil && name != "" && nets.Entries() >= largeSet
-	}
-	has := func(e policy.Entity) bool { return large(e.Nets, e.NetsName) || large(e.NotNets, e.NotNetsName) }
-	names := func(r policy.Rule) bool { return has(r.Source) || has(r.Destination) }
-	return slices.ContainsFunc(t.Endpoints, func(e nft.Endpoint) bool {
-		return slices.ContainsFunc(e.Rules, names) || slices.ContainsFunc(e.Answers, names)
-	})
-}
-
 // lacksLog reports whether the table with this digest, if it is in force, may be silent about what should be logged: it
 // does not tell, and who wrote it may have been killed before it was recorded.
 func (a *applier) lacksLog(digest string) bool {
 	if a.old != nil && a.old.Table == digest {
 		return a.old.met(ProblemNoLog)
 	}
-	return slices.ContainsFunc(a.plan.Lists, func(l List) bool {
-		return slices.ContainsFunc(l.Egress, func(r policy.Rule) bool { return r.Action == policy.Log })
-	})
+	return slices.ContainsFunc(a.plan.Lists, func(l List) bool { return policy.Logs(l.Egress) })
 }
 
 // replace puts the table in the place of the one in force, which over is if it is not nil.

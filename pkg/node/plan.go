@@ -39,7 +39,7 @@ type Plan struct {
 type PlannedInterface struct {
 	hostif.Interface
 	Assignment
-	Tables Tables
+	Tables compiler.Method
 	// Modes are tried in order. None: the interface is to be left alone.
 	Modes []datapath.Mode
 	// Foreign is the ID of somebody else's XDP program, ForeignName says in words which and how.
@@ -112,7 +112,7 @@ func MakePlan(d *Desired, observed []Observed, pinned []int) (*Plan, error) {
 		found = append(found, o.Interface)
 		i, problems := planInterface(c.Mode, o)
 		i.Assignment = assigned[o.Name]
-		i.Tables = tablesOf(p.Images[i.List])
+		i.Tables = p.Images[i.List].Method
 		p.Interfaces = append(p.Interfaces, i)
 		p.Problems = append(p.Problems, problems...)
 	}
@@ -183,9 +183,7 @@ func (p *Plan) compile(lists []List) error {
 
 // logs reports whether some rule reports arriving packets.
 func (p *Plan) logs() bool {
-	return slices.ContainsFunc(p.Lists, func(l List) bool {
-		return slices.ContainsFunc(l.Ingress, func(r policy.Rule) bool { return r.Action == policy.Log })
-	})
+	return slices.ContainsFunc(p.Lists, func(l List) bool { return policy.Logs(l.Ingress) })
 }
 
 // Rules is the number of rules of all lists, both directions.

@@ -67,7 +67,8 @@ type InterfaceRecord struct {
 	// List is the index of its rules in the snapshot, Policy their hash.
 	List   int    `json:"list"`
 	Policy string `json:"policy"`
-	Tables Tables `json:"tables"`
+	// Tables are those for arriving packets.
+	Tables compiler.Method `json:"tables"`
 	// Attached is zero where the datapath could not be set up.
 	Attached datapath.Attached `json:"attached"`
 	// Generation is the one in force here: the record's, but on an interface that could not be changed over.
@@ -75,14 +76,6 @@ type InterfaceRecord struct {
 	// ForeignXDP is the ID of somebody else's program on the XDP hook, 0 if there is none.
 	ForeignXDP uint32 `json:"foreignXDP,omitempty"`
 }
-
-// Tables says what the lookup tables of arriving packets come to.
-type Tables struct {
-	compiler.Method
-	Bytes int `json:"bytes"`
-}
-
-func tablesOf(image *compiler.Image) Tables { return Tables{image.Method, len(image.Bytes)} }
 
 func (i *InterfaceRecord) installed() bool { return i.Attached.Mode != "" }
 

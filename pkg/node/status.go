@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
 )
 
@@ -32,14 +33,15 @@ type PolicyStatus struct {
 
 // InterfaceStatus is an interface that the policy covers.
 type InterfaceStatus struct {
-	Name         string  `json:"name"`
-	Index        int     `json:"ifindex"`
-	Mode         string  `json:"mode"`
-	Attached     bool    `json:"attached"`
-	ProgramID    uint32  `json:"programID"`
-	HostEndpoint string  `json:"hostEndpoint"`
-	Tables       Tables  `json:"tables"`
-	Packets      Packets `json:"packets"`
+	Name         string `json:"name"`
+	Index        int    `json:"ifindex"`
+	Mode         string `json:"mode"`
+	Attached     bool   `json:"attached"`
+	ProgramID    uint32 `json:"programID"`
+	HostEndpoint string `json:"hostEndpoint"`
+	// Tables are those for arriving packets.
+	Tables  compiler.Method `json:"tables"`
+	Packets Packets         `json:"packets"`
 }
 
 // Packets counts arriving packets by what became of them; each is counted once.

@@ -55,6 +55,11 @@ const (
 // Decides reports whether no further rule is asked once one with this action matches.
 func (a Action) Decides() bool { return a != Log && a != Pass }
 
+// Logs reports whether some rule of a list has action Log.
+func Logs(rules []Rule) bool {
+	return slices.ContainsFunc(rules, func(r Rule) bool { return r.Action == Log })
+}
+
 func (a Action) String() string {
 	switch a {
 	case Allow:
