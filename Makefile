@@ -13,7 +13,7 @@ export GOFLAGS     += -buildvcs=false
 # The committed objects are built by Debian 12's clang 14; another version gives other bytes.
 BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu
 
-.PHONY: all build generate test test-tools test-kernels demo bench lint install clean
+.PHONY: all build generate test test-tools test-kernels e2e demo bench lint install clean
 
 all: build
 
@@ -36,6 +36,10 @@ test-tools:
 
 test-kernels: ## the datapath on the kernels 5.10 to 7.x, which are downloaded and run by qemu
 	$(GO) run ./test/kernels
+
+e2e: ## real containerd, kubelet and control plane run pods with the plugin (as root; the first time builds them, 10 to 20 minutes)
+	$(GO) run ./test/e2e/prepare
+	$(GO) test -count=1 -p 1 -timeout 20m ./test/e2e/... -e2e
 
 demo: build ## see it work: two network namespaces, real connections, before and after (as root)
 	$(GO) run ./test/demo
