@@ -13,12 +13,24 @@ export GOFLAGS     += -buildvcs=false
 # The committed objects are built by Debian 12's clang 14; another version gives other bytes.
 BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu
 
-.PHONY: all build generate test test-tools test-kernels e2e demo bench lint install clean
+.PHONY: all build image generate test test-tools test-kernels e2e demo bench lint install clean
 
 all: build
 
 build: ## the plugin and command: bin/untracked, static
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/untracked ./plugins/meta/untracked
+
+# What the image is for. No compiler for them is needed: the BPF programs are the same on all.
+ARCHITECTURES := amd64 arm64
+IMAGE_BINARIES := $(ARCHITECTURES:%=bin/untracked-linux-%)
+
+image: $(IMAGE_BINARIES) ## the container image: bin/untracked-image.tar, written without a container engine
+	$(GO) run ./conf/kubernetes/image -version '$(VERSION)' -revision "$$(git rev-parse HEAD 2>/dev/null)" \
+		-created "$$(git log -1 --format=%ct 2>/dev/null || echo 0)" $(foreach a,$(ARCHITECTURES),$(a)=bin/untracked-linux-$(a))
+
+.PHONY: $(IMAGE_BINARIES)
+$(IMAGE_BINARIES): bin/untracked-linux-%:
+	GOOS=linux GOARCH=$* $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./plugins/meta/untracked
 
 generate: ## compile the BPF programs and their bindings again (needs clang, llvm and libbpf-dev)
 	BPF2GO_CFLAGS='$(BPF2GO_CFLAGS)' $(GO) generate ./bpf ./test/bench
@@ -48,7 +60,7 @@ bench: ## measure what it costs (as root, about ten minutes): tables, bench.json
 	$(GO) run ./test/bench -json bench.json
 
 lint: ## vet, staticcheck, formatting
-	@unformatted=$$(gofmt -l bpf pkg plugins test); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+	@unformatted=$$(gofmt -l bpf conf pkg plugins test); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
