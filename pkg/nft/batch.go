@@ -9,6 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/nfnetlink"
 )
 
 // objCounter is the kernel's number of the counter's object type.
@@ -45,10 +47,7 @@ func (b *batch) add(typ uint16, flags netlink.HeaderFlags, body attributes, form
 
 // message is a request about objects of family inet.
 func message(typ uint16, flags netlink.HeaderFlags, body attributes) netlink.Message {
-	return netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ), Flags: flags},
-		Data:   append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, body...),
-	}
+	return nfnetlink.Message(unix.NFPROTO_INET, typ, flags, body)
 }
 
 // boundary is the message that begins or ends a batch.

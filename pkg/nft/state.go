@@ -3,13 +3,14 @@
 package nft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/nfnetlink"
 )
 
 // ErrNoTable is returned when there is no table inet untracked. It is fs.ErrNotExist, too.
@@ -29,26 +30,11 @@ type chain struct {
 	typ string
 }
 
-// decode calls each for every attribute of a reply.
-func decode(m netlink.Message, each func(*netlink.AttributeDecoder)) error {
-	const header = 4 // struct nfgenmsg
-	if len(m.Data) < header {
-		return fmt.Errorf("reply of %d bytes", len(m.Data))
-	}
-	return decodeAttributes(m.Data[header:], each)
-}
-
-func decodeAttributes(b []byte, each func(*netlink.AttributeDecoder)) error {
-	ad, err := netlink.NewAttributeDecoder(b)
-	if err != nil {
-		return err
-	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		each(ad)
-	}
-	return ad.Err()
-}
+// decode and decodeAttributes call a function for every attribute: of a reply, or of one of its attributes.
+var (
+	decode           = nfnetlink.Decode
+	decodeAttributes = nfnetlink.DecodeAttributes
+)
 
 // table returns the table's flags, or ErrNoTable.
 func (s *socket) table() (flags uint32, err error) {
