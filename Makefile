@@ -40,7 +40,7 @@ test: build test-tools ## everything: pure packages, programs in the kernel, rea
 	$(GO) -C test/manifests test -count=1 ./...
 
 # What some tests compare with or put to work. Tests that lack a tool say so and skip.
-TEST_TOOLS := ip:iproute2 nft:nftables conntrack:conntrack tcpdump:tcpdump redis-server:redis-server redis-benchmark:redis-tools
+TEST_TOOLS := ip:iproute2 nft:nftables conntrack:conntrack tcpdump:tcpdump redis-server:redis-server redis-benchmark:redis-tools iptables:iptables
 test-tools:
 	@missing=; for t in $(TEST_TOOLS); do command -v $${t%%:*} >/dev/null || missing="$$missing $${t##*:}"; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
