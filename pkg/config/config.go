@@ -62,8 +62,9 @@ type Config struct {
 	Annotations map[string]string
 
 	Interfaces []hostif.Selector
-	Node       string
-	Labels     map[string]string // nil if none
+	// Node is empty where it is not given and the host has no name.
+	Node   string
+	Labels map[string]string // nil if none
 
 	// Ports, RemotePorts and the sets are nil when not given. Given, none is empty.
 	Ports, RemotePorts          []policy.Port

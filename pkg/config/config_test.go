@@ -432,18 +432,25 @@ func TestParseKeepsNothingOfItsInput(t *testing.T) {
 	}
 }
 
+// A host without a name is no mistake in the entry: its pods start.
 func TestParseHostname(t *testing.T) {
 	defer func(was func() (string, error)) { hostname = was }(hostname)
-	for _, fake := range []func() (string, error){
-		func() (string, error) { return "", nil },
-		func() (string, error) { return "", errors.New("no such thing") },
+	for _, test := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"", nil, ""},
+		{"(none)", nil, ""},
+		{"", errors.New("no such thing"), ""},
+		{" Node-1.Example\n", nil, "node-1.example"},
 	} {
-		hostname = fake
-		if _, err := Parse([]byte(`{}`)); err == nil || !strings.HasPrefix(err.Error(), "untracked.cni/node: not given") {
-			t.Errorf("without a host name: %v", err)
+		hostname = func() (string, error) { return test.name, test.err }
+		if c, err := Parse([]byte(`{}`)); err != nil || c.Node != test.want {
+			t.Errorf("host name %q (%v): node %q (%v), want %q", test.name, test.err, c.Node, err, test.want)
 		}
 		if c, err := Parse(entry("untracked.cni/node", `"n1"`)); err != nil || c.Node != "n1" {
-			t.Errorf("without a host name that is needed: %v", err)
+			t.Errorf("host name %q is not needed: node %q (%v)", test.name, c.Node, err)
 		}
 	}
 }

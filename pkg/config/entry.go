@@ -202,22 +202,18 @@ func (p *entryParser) defaults() {
 		p.config.FailsafeOutbound = mustFailsafes(policy.DefaultFailsafeOutbound)
 	}
 	if _, given := p.present["node"]; !given {
-		p.config.Node = p.hostname()
+		p.config.Node = nodeName()
 	}
 }
 
-// hostname is in lower case, as kubelet and Calico name a node after its host.
-func (p *entryParser) hostname() string {
+// nodeName is the host's name in lower case, as kubelet and Calico name a node after its host. It is empty where the host
+// has none: that matters to a policy with HostEndpoints only.
+func nodeName() string {
 	name, err := hostname()
-	if err != nil {
-		p.fail(0, Prefix+"node", fault("not given, and the host name cannot be had: %v; want this node's name", err))
+	if err != nil || name == "(none)" { // the kernel's own until somebody sets one
 		return ""
 	}
-	name = strings.ToLower(strings.TrimSpace(name))
-	if name == "" {
-		p.fail(0, Prefix+"node", fault("not given, and the host has no name; want this node's name"))
-	}
-	return name
+	return strings.ToLower(strings.TrimSpace(name))
 }
 
 // mustFailsafes reads a default of package policy.

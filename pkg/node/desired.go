@@ -329,20 +329,38 @@ func (d *Desired) whyEmpty() string {
 // adviceOnEndpoints says when the written host endpoints are all other nodes': mostly this one's name is spelt
 // differently.
 func (d *Desired) adviceOnEndpoints() []Problem {
+	const key = config.Prefix + "node"
 	var nodes []string
 	for _, e := range d.resources.HostEndpoints {
 		nodes = append(nodes, e.Node)
 	}
 	slices.Sort(nodes)
 	nodes = slices.Compact(nodes)
-	if len(nodes) == 0 || slices.Contains(nodes, d.config.Node) {
+	this := d.config.Node
+	if len(nodes) == 0 || slices.Contains(nodes, this) {
 		return nil
 	}
-	return []Problem{{
+	p := Problem{
 		Code:    ProblemNoHostEndpoint,
-		Message: fmt.Sprintf("no HostEndpoint is of this node, %q; they are of %s", d.config.Node, shortList(nodes)),
-		Remedy:  fmt.Sprintf("none is needed if that is meant; otherwise correct spec.node, or name this node in %snode", config.Prefix),
-	}}
+		Message: fmt.Sprintf("HostEndpoints are of %s, none of this node, which is called %q", shortList(nodes), this),
+		Remedy: fmt.Sprintf("set %s to the name that they have for it (the default is the host name), or correct their spec.node; "+
+			"none is needed if this node is to have no HostEndpoint", key),
+	}
+	if this == "" {
+		p.Message = fmt.Sprintf("HostEndpoints are of %s, and which of them this node is cannot be told: the host has no name", shortList(nodes))
+		p.Remedy = fmt.Sprintf("set %s", key)
+	}
+	if alike := slices.IndexFunc(nodes, func(n string) bool { return sameHost(n, this) }); alike >= 0 {
+		p.Remedy = fmt.Sprintf("if this is %s, set %s to that, or correct spec.node", nodes[alike], key)
+	}
+	return []Problem{p}
+}
+
+// sameHost reports whether two names may be one host's: they differ in case, or one of them has no domain.
+func sameHost(a, b string) bool {
+	shortA, _, _ := strings.Cut(a, ".")
+	shortB, _, _ := strings.Cut(b, ".")
+	return b != "" && (strings.EqualFold(a, b) || strings.EqualFold(a, shortB) || strings.EqualFold(shortA, b))
 }
 
 // shortList joins a list that may be long.

@@ -130,6 +130,31 @@ func TestResourceErrors(t *testing.T) {
 	}
 }
 
+func TestNodeNameAdvice(t *testing.T) {
+	for name, want := range map[string]string{
+		"n2":      `HostEndpoints are of n1, none of this node, which is called "n2" (set untracked.cni/node to the name`,
+		"n1.corp": `HostEndpoints are of n1, none of this node, which is called "n1.corp" (if this is n1, set untracked.cni/node to that`,
+		"":        `HostEndpoints are of n1, and which of them this node is cannot be told: the host has no name (set untracked.cni/node)`,
+		"N1":      `HostEndpoints are of n1, none of this node, which is called "N1" (if this is n1, set untracked.cni/node to that`,
+		"n1":      ``,
+	} {
+		c := parse(t, map[string]string{"node": "n1", "policy": twoEndpoints})
+		c.Node = name
+		var got string
+		for _, p := range advice(t, c) {
+			if p.Code == ProblemNoHostEndpoint {
+				got = p.String()
+				if p.Broken {
+					t.Error("pods would not start where the policy is required")
+				}
+			}
+		}
+		if !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("on %q: %s\nwant %s", name, got, want)
+		}
+	}
+}
+
 func TestEndpointAdvice(t *testing.T) {
 	for _, c := range []struct {
 		annotations map[string]string
