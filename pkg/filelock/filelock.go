@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package filelock serialises processes by a lock on a file. The kernel drops the lock of a process that dies.
+package filelock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked says that another process held the lock for too long.
+var ErrLocked = errors.New("locked by another process")
+
+// Lock takes the lock on a file, which it creates with its directory. It waits no longer than ctx allows. The holder may
+// remove the file: who waits for it finds that out and starts over.
+func Lock(ctx context.Context, path string) (unlock func(), err error) {
+	for {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, fmt.Errorf("create run directory: %w", err)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil {
+				continue // the directory was taken away in between
+			}
+			return nil, fmt.Errorf("open lock: %w", err)
+		}
+		err = flock(ctx, f)
+		if errors.Is(err, ErrLocked) {
+			return nil, fmt.Errorf("%w: gave up waiting for %s", err, path)
+		}
+		if err == nil && IsStillAt(f, path) {
+			return func() { f.Close() }, nil
+		}
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+	}
+}
+
+// flock waits in the kernel, and in a goroutine of its own because there is no deadline there: a hundred callers
+// that asked again and again would leave the one that works no processor. After ErrLocked it closes f when it can.
+func flock(ctx context.Context, f *os.File) error {
+	got := make(chan error, 1)
+	go func() {
+		for {
+			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+				got <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-got:
+		return err
+	case <-ctx.Done():
+		go func() {
+			<-got
+			f.Close()
+		}()
+		return ErrLocked
+	}
+}
+
+// TryLock takes the lock on an open file if nobody has it, and keeps it until the file is closed.
+func TryLock(f *os.File) bool {
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+// IsStillAt tells a lock that can be seen by others from one whose file was removed.
+func IsStillAt(f *os.File, path string) bool {
+	held, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(held, there)
+}
