@@ -24,8 +24,8 @@ import (
 //
 // Arriving packets change over before leaving ones: the reply to an untracked packet that is still tracked for
 // a moment is harmless, a tracked connection whose replies conntrack never sees is not.
-func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
-	a := &applier{Node: n, config: c, plan: p, old: old, result: newRecord(n.Version, c, p, old), keep: map[int]uint64{}}
+func (n *Node) apply(c *config.Config, p *Plan, old *Record, t *attempt) (*Record, error) {
+	a := &applier{Node: n, config: c, plan: p, old: old, attempt: t, result: newRecord(n.Version, c, p, old), keep: map[int]uint64{}}
 	defer a.close()
 	if !a.prepare() {
 		return a.gotNowhere()
@@ -36,7 +36,7 @@ func (n *Node) apply(c *config.Config, p *Plan, old *Record) (*Record, error) {
 	a.writeTable()
 	a.tidy()
 	a.number()
-	return n.record(a.result, p)
+	return n.record(a.result, p, t)
 }
 
 // applier is one apply under way.
@@ -45,7 +45,8 @@ type applier struct {
 	config *config.Config
 	plan   *Plan
 	// old is the record of what is in force, nil if nothing is.
-	old *Record
+	old     *Record
+	attempt *attempt
 	// result is the record to be, filled step by step.
 	result     *Record
 	generation *datapath.Generation
@@ -308,16 +309,17 @@ func (a *applier) gotNowhere() (*Record, error) {
 	for _, planned := range a.plan.Interfaces {
 		a.result.Interfaces = append(a.result.Interfaces, planned.record())
 	}
-	return a.recordKept(a.result, a.old, a.plan)
+	return a.recordKept(a.result, a.old, a.plan, a.attempt)
 }
 
 // record commits: the rules first, so that a record never stands without them.
-func (n *Node) record(r *Record, p *Plan) (*Record, error) {
+func (n *Node) record(r *Record, p *Plan, t *attempt) (*Record, error) {
 	n.progress("record")
 	r.Broken = anyBroken(r.Problems)
 	if err := writeFile(n.RunDir, rulesFile, newSnapshot(r.Generation, p.Lists)); err != nil {
 		return nil, err
 	}
+	t.ended(r.Broken)
 	if err := writeFile(n.RunDir, recordFile, r); err != nil {
 		return nil, err
 	}
@@ -341,9 +343,9 @@ func newRecord(version string, c *config.Config, p *Plan, old *Record) *Record {
 }
 
 // recordKept records an apply that got nowhere: what was in force is, its rules too, and what is wrong is known.
-func (n *Node) recordKept(failed, old *Record, p *Plan) (*Record, error) {
+func (n *Node) recordKept(failed, old *Record, p *Plan, t *attempt) (*Record, error) {
 	if old == nil {
-		return n.record(failed, p)
+		return n.record(failed, p, t)
 	}
 	kept := *old
 	kept.Version, kept.Tried, kept.Applied = failed.Version, failed.Tried, failed.Applied
@@ -356,6 +358,7 @@ func (n *Node) recordKept(failed, old *Record, p *Plan) (*Record, error) {
 	}
 	kept.Broken = anyBroken(kept.Problems)
 	kept.TriedFiles = failed.Files
+	t.ended(true)
 	if err := writeFile(n.RunDir, recordFile, &kept); err != nil {
 		return nil, err
 	}

@@ -121,13 +121,16 @@ func (n *Node) ensure(ctx context.Context, c *config.Config, start time.Time, fo
 	if force && record != nil {
 		record.Networks = nil
 	}
+	attempt := n.begin()
 	plan, err := n.plan(c, record, force)
 	if err != nil {
+		attempt.ended(true)
 		return nil, err
 	}
 	n.Log.Info("applying policy", "network", c.Network, "generation", plan.Generation, "reasons", reasons)
-	record, err = n.apply(c, plan, record)
+	record, err = n.apply(c, plan, record, attempt)
 	if err != nil {
+		attempt.ended(true)
 		return nil, err
 	}
 	return &Result{Changed: true, Reasons: reasons, Record: record, Problems: record.problems()}, nil

@@ -43,6 +43,13 @@ const (
 	ProblemConntrackFull  = "conntrack-nearly-full"
 )
 
+// ProblemCodes are all of them, for whoever wants to say which there are not.
+var ProblemCodes = []string{
+	ProblemNotApplied, ProblemBadPolicy, ProblemDrift, ProblemBPFFS, ProblemNoInterface, ProblemForeignXDP, ProblemXDPRefused,
+	ProblemNoMetadata, ProblemNotAttached, ProblemTable, ProblemConntrack, ProblemConflict, ProblemFailsafePort,
+	ProblemEmptyPolicy, ProblemShadowed, ProblemNoHostEndpoint, ProblemNoLog, ProblemBridge, ProblemUpper, ProblemConntrackFull,
+}
+
 // anyBroken reports whether something is not as the policy wants it.
 func anyBroken(problems []Problem) bool {
 	for _, p := range problems {

@@ -45,7 +45,7 @@ func (n *Node) remove() error {
 	}
 	// The lock goes last; who waits for it finds that out and starts over. The directory may be somebody else's
 	// too, so it goes only if nothing is left in it.
-	if err := n.removeFiles(rulesFile, recordFile+".tmp", rulesFile+".tmp", lockFile); err != nil {
+	if err := n.removeFiles(rulesFile, appliesFile, recordFile+".tmp", rulesFile+".tmp", appliesFile+".tmp", lockFile); err != nil {
 		return err
 	}
 	_ = os.Remove(n.RunDir)

@@ -121,7 +121,7 @@ func TestRecordKept(t *testing.T) {
 	n := &Node{RunDir: t.TempDir()}
 	old := &Record{Policy: "in force", Problems: []Problem{{Code: ProblemConntrack, Broken: true}, {Code: ProblemNoLog}, {Code: ProblemUpper}}}
 	failed := &Record{Policy: "tried", Problems: []Problem{{Code: ProblemNotAttached, Broken: true}, {Code: ProblemNoLog}}}
-	kept, err := n.recordKept(failed, old, nil)
+	kept, err := n.recordKept(failed, old, nil, n.begin())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -371,7 +371,7 @@ func cniTidy(t testing.TB, l *lab.Lab) {
 	if diff := cmp.Diff(want, cniPins(t, l, false)); diff != "" {
 		t.Errorf("pins (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"lock", "record.json", "rules.json"}, cniFiles(t, l, false)); diff != "" {
+	if diff := cmp.Diff([]string{"applies.json", "lock", "record.json", "rules.json"}, cniFiles(t, l, false)); diff != "" {
 		t.Errorf("run directory (-want +got):\n%s", diff)
 	}
 }
