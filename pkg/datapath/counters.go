@@ -180,8 +180,10 @@ type Counts struct {
 	// NoMetadata counts untracked packets that could not be handed over to tc, because the driver gives XDP no
 	// room for metadata: they stayed tracked.
 	NoMetadata uint64
-	// Rules has one entry for each ingress rule, in order.
+	// Rules has one entry for each ingress rule, in order, and IDs the rule's policy.IDs: beside an apply, the rules
+	// may be others already than those on record.
 	Rules []Counter
+	IDs   []uint64
 }
 
 func newCounts(a *account, c clock) Counts {
@@ -196,6 +198,9 @@ func newCounts(a *account, c clock) Counts {
 		Rules:      counters[counterRules:],
 	}
 	for i, e := range a.entries {
+		if i >= counterRules {
+			out.IDs = append(out.IDs, e.ID)
+		}
 		switch policy.Action(e.Action) {
 		case policy.Allow:
 			out.Untracked.add(counters[i])

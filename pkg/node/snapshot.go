@@ -106,8 +106,10 @@ func readInForce(runDir string) (*Record, *snapshot, error) {
 	return nil, nil, ErrChanging
 }
 
+func snapshotPath(runDir string) string { return filepath.Join(runDir, rulesFile) }
+
 func readSnapshot(runDir string) (*snapshot, error) {
-	data, err := os.ReadFile(filepath.Join(runDir, rulesFile))
+	data, err := os.ReadFile(snapshotPath(runDir))
 	if err != nil {
 		return nil, fmt.Errorf("read rules: %w", err)
 	}

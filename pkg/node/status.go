@@ -10,6 +10,7 @@ import (
 
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
+	"github.com/untracked-cni/untracked/pkg/datapath"
 )
 
 // Status is the state of the node.
@@ -42,6 +43,10 @@ type InterfaceStatus struct {
 	// Tables are those for arriving packets.
 	Tables  compiler.Method `json:"tables"`
 	Packets Packets         `json:"packets"`
+
+	// counts are all that Packets are a part of, unless there is countsErr.
+	counts    datapath.Counts
+	countsErr error
 }
 
 // Packets counts arriving packets by what became of them; each is counted once.
@@ -150,7 +155,8 @@ func (n *Node) interfaceStatus(i *InterfaceRecord) InterfaceStatus {
 	s.ProgramID = i.Attached.Program()
 	pins := n.pins()
 	s.Attached = pins.Verify(i.Index, i.Attached) == nil
-	if c, err := pins.Counts(i.Index); err == nil {
+	s.counts, s.countsErr = pins.Counts(i.Index)
+	if c := s.counts; s.countsErr == nil {
 		s.Packets = Packets{
 			Untracked: c.Untracked.Packets, Denied: c.Denied.Packets, Tracked: c.Tracked.Packets,
 			Failsafe: c.Failsafe.Packets, Malformed: c.Malformed.Packets, Fragment: c.Fragment.Packets,
