@@ -40,7 +40,7 @@ func TestCNISteadyAddOnlyReads(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, command := range []string{"status", "rules"} {
+	for _, command := range []string{"status", "rules", "metrics"} {
 		if out := must(l.Untracked(command))(t); out.ExitCode != 0 {
 			t.Errorf("%s: exit status %d, %s", command, out.ExitCode, out.Stderr)
 		}
