@@ -114,7 +114,7 @@ func TestServerRefuses(t *testing.T) {
 		"\x16\x03\x01\x02\x00\r\n\r\n":                                                        "HTTP/1.1 400 ",
 		"GET /" + strings.Repeat("x", maxRequest) + " HTTP/1.1\r\nHost: x\r\n\r\n":            "HTTP/1.1 431 ",
 		"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X-Y: z\r\n", maxRequest/8) + "\r\n": "HTTP/1.1 431 ",
-		"GET /metrics HTTP/1.1\r\nHost: x\r\n": "",
+		"GET /metrics HTTP/1.1\r\nHost: x\r\n":                                                "",
 		"":                                                                                    "",
 	} {
 		c, err := net.Dial("tcp", address)
