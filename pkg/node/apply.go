@@ -316,12 +316,13 @@ func (a *applier) gotNowhere() (*Record, error) {
 func (n *Node) record(r *Record, p *Plan, t *attempt) (*Record, error) {
 	n.progress("record")
 	r.Broken = anyBroken(r.Problems)
-	if err := writeFile(n.RunDir, rulesFile, newSnapshot(r.Generation, p.Lists)); err != nil {
-		return nil, err
+	err := writeFile(n.RunDir, rulesFile, newSnapshot(r.Generation, p.Lists))
+	t.ended(r.Broken || err != nil)
+	if err == nil {
+		err = writeFile(n.RunDir, recordFile, r)
 	}
-	t.ended(r.Broken)
-	if err := writeFile(n.RunDir, recordFile, r); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
 	n.progress("done")
 	return r, nil
@@ -360,7 +361,7 @@ func (n *Node) recordKept(failed, old *Record, p *Plan, t *attempt) (*Record, er
 	kept.TriedFiles = failed.Files
 	t.ended(true)
 	if err := writeFile(n.RunDir, recordFile, &kept); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
 	return &kept, nil
 }

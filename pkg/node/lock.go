@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
 	"github.com/untracked-cni/untracked/pkg/filelock"
@@ -16,5 +17,9 @@ const lockFile = "lock"
 
 // lock serialises callers on a run directory, which it creates. It waits no longer than ctx allows.
 func lock(ctx context.Context, runDir string) (unlock func(), err error) {
-	return filelock.Lock(ctx, filepath.Join(runDir, lockFile))
+	unlock, err = filelock.Lock(ctx, filepath.Join(runDir, lockFile))
+	if err != nil && !errors.Is(err, ErrLocked) {
+		return nil, runDirError(runDir, "take the lock", err)
+	}
+	return unlock, err
 }

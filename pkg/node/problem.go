@@ -41,6 +41,7 @@ const (
 	ProblemBridge         = "bridge"
 	ProblemUpper          = "upper-interface"
 	ProblemConntrackFull  = "conntrack-nearly-full"
+	ProblemRunDir         = "run-dir"
 )
 
 // ProblemCodes are all of them, for whoever wants to say which there are not.

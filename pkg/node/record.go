@@ -160,15 +160,15 @@ func writeFile(runDir, name string, content any) error {
 	// Only the holder of the lock writes, so the temporary name needs no randomness: a killed caller's is reused.
 	tmp := filepath.Join(runDir, name+".tmp")
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err == nil {
+		_, err = f.Write(data)
+		err = errors.Join(err, f.Close())
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(runDir, name))
+	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	if err := os.Rename(tmp, filepath.Join(runDir, name)); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return runDirError(runDir, "write "+name, err)
 	}
 	return nil
 }

@@ -82,6 +82,9 @@ func (n *Node) Status() (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p := runDirProblem(n.RunDir); p != nil {
+		s.add(*p)
+	}
 	if record == nil && n.present() {
 		s.add(Problem{
 			Code: ProblemNotApplied, Message: "programs or a table of untracked are on this node without a record of what was applied", Broken: true,

@@ -56,7 +56,7 @@ func cmdAdd(args *skel.CmdArgs) (err error) {
 		return toCNI(err)
 	}
 	if err != nil {
-		n.Log.Error("the policy could not be put in force; the pod starts all the same", "error", err)
+		n.Log.Error("the node may be without the policy; the pod starts all the same", "error", err)
 		return printResult(c)
 	}
 	for _, p := range result.Problems {
