@@ -32,7 +32,7 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 		}
 		err = flock(ctx, f)
 		if errors.Is(err, ErrLocked) {
-			return nil, fmt.Errorf("%w: gave up waiting for %s", err, path)
+			return nil, fmt.Errorf("%w: gave up waiting for %s; %s", err, path, holder(path))
 		}
 		if err == nil && IsStillAt(f, path) {
 			return func() { f.Close() }, nil
