@@ -22,10 +22,11 @@ build: ## the plugin and command: bin/untracked, static
 
 # What the image is for. No compiler for them is needed: the BPF programs are the same on all.
 ARCHITECTURES := amd64 arm64
+IMAGE := bin/untracked-image.tar
 IMAGE_BINARIES := $(ARCHITECTURES:%=bin/untracked-linux-%)
 
 image: $(IMAGE_BINARIES) ## the container image: bin/untracked-image.tar, written without a container engine
-	$(GO) run ./conf/kubernetes/image -version '$(VERSION)' -revision "$$(git rev-parse HEAD 2>/dev/null)" \
+	$(GO) run ./conf/kubernetes/image -o '$(IMAGE)' -version '$(VERSION)' -revision "$$(git rev-parse HEAD 2>/dev/null)" \
 		-created "$$(git log -1 --format=%ct 2>/dev/null || echo 0)" $(foreach a,$(ARCHITECTURES),$(a)=bin/untracked-linux-$(a))
 
 .PHONY: $(IMAGE_BINARIES)
