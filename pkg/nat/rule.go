@@ -4,7 +4,6 @@ package nat
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -69,53 +68,51 @@ func translates(expressions []byte) bool {
 // parseRule returns nil for a rule that does not translate.
 func parseRule(t table, m netlink.Message) (*rule, error) {
 	var chain, expressions, userData []byte
-	if err := nfnetlink.Decode(m, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	for typ, value := range nfnetlink.Attributes(nfnetlink.Body(m)) {
+		switch typ {
 		case unix.NFTA_RULE_CHAIN:
-			chain = ad.Bytes()
+			chain = value
 		case unix.NFTA_RULE_EXPRESSIONS:
-			expressions = ad.Bytes()
+			expressions = value
 		case unix.NFTA_RULE_USERDATA:
-			userData = ad.Bytes()
+			userData = value
 		}
-	}); err != nil || !translates(expressions) {
-		return nil, err
+	}
+	if !translates(expressions) {
+		return nil, nil
 	}
 	r := &rule{table: t, loaded: map[uint32]field{}}
 	r.base = Translation{
 		Ports: everyPort, Table: t.String(), Chain: unix.ByteSliceToString(chain), Comment: commentOf(userData),
 	}
-	var failed error
-	err := nfnetlink.DecodeAttributes(expressions, func(element *netlink.AttributeDecoder) {
-		e, err := r.parse(element.Bytes())
-		failed = cmp.Or(failed, err)
+	for _, element := range nfnetlink.Attributes(expressions) {
+		e, err := r.parse(element)
+		if err != nil {
+			return nil, err
+		}
 		r.follow(e)
-	})
-	if err = cmp.Or(err, failed); err != nil || r.nat == nil && r.dnat == nil {
-		return nil, err
+	}
+	if r.nat == nil && r.dnat == nil {
+		return nil, nil
 	}
 	return r, nil
 }
 
 // parse returns nil for an expression that is passed over.
-func (r *rule) parse(element []byte) (expr.Any, error) {
-	var (
-		e      expr.Any
-		failed error
-	)
-	err := nfnetlink.DecodeAttributes(element, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+func (r *rule) parse(element []byte) (e expr.Any, err error) {
+	for typ, value := range nfnetlink.Attributes(element) {
+		switch typ {
 		case unix.NFTA_EXPR_NAME:
-			if make, ok := understood[ad.String()]; ok {
-				e = make()
+			if newExpr, ok := understood[unix.ByteSliceToString(value)]; ok {
+				e = newExpr()
 			}
 		case unix.NFTA_EXPR_DATA: // which follows its name
 			if e != nil {
-				failed = expr.Unmarshal(r.table.family, ad.Bytes(), e)
+				err = expr.Unmarshal(r.table.family, value, e)
 			}
 		}
-	})
-	return e, cmp.Or(err, failed)
+	}
+	return e, err
 }
 
 // follow takes in what one expression does, after those before it.

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"syscall"
 	"time"
@@ -172,9 +173,10 @@ func (c *Conn) Read() ([]netlink.Message, error) {
 	return out, nil
 }
 
+const header = 4 // struct nfgenmsg
+
 // Decode calls each for every attribute of a reply.
 func Decode(m netlink.Message, each func(*netlink.AttributeDecoder)) error {
-	const header = 4 // struct nfgenmsg
 	if len(m.Data) < header {
 		return fmt.Errorf("reply of %d bytes", len(m.Data))
 	}
@@ -193,3 +195,22 @@ func DecodeAttributes(b []byte, each func(*netlink.AttributeDecoder)) error {
 	}
 	return ad.Err()
 }
+
+// Attributes yields the type and the value of each attribute in b, as far as they are well-formed. It is for what there
+// is much of.
+func Attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofNlAttr {
+			length := int(binary.NativeEndian.Uint16(b))
+			typ := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+			if length < unix.SizeofNlAttr || length > len(b) || !yield(typ, b[unix.SizeofNlAttr:length]) {
+				return
+			}
+			aligned := (length + unix.NLA_ALIGNTO - 1) &^ (unix.NLA_ALIGNTO - 1)
+			b = b[min(aligned, len(b)):]
+		}
+	}
+}
+
+// Body is the attributes of a reply.
+func Body(m netlink.Message) []byte { return m.Data[min(header, len(m.Data)):] }
