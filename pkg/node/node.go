@@ -139,11 +139,19 @@ func (n *Node) ensure(ctx context.Context, c *config.Config, start time.Time, fo
 // Check returns what is not as the policy wants it. A datapath that could not be set up is no drift unless the
 // config says required; nor is another network's policy, applied after this one, or a file that was edited or an
 // address that moved since, which the next ADD will see. It changes nothing, but where something is amiss it waits for the caller that
-// may be about to put it right, and looks again: on some runtimes a failing CHECK fails the pod.
+// may be about to put it right, and looks again: on some runtimes a failing CHECK fails the pod. For the same reason a node
+// whose run directory is full or read-only passes, unless the config says required: its ADD did, too.
 func (n *Node) Check(ctx context.Context, c *config.Config) ([]string, error) {
 	drift, err := n.checkOnce(c)
-	if _, never := os.Stat(n.RunDir); err != nil || len(drift) == 0 || never != nil {
+	if err != nil || len(drift) == 0 {
 		return drift, err
+	}
+	if why := cannotRecord(n.RunDir); why != nil && !c.Required {
+		n.Log.Warn("what is in force is not on record, and not checked", "error", why)
+		return nil, nil
+	}
+	if _, never := os.Stat(n.RunDir); never != nil {
+		return drift, nil
 	}
 	unlock, err := n.lock(ctx)
 	if err != nil {

@@ -51,6 +51,20 @@ func runDirProblem(runDir string) *Problem {
 	}
 }
 
+// cannotRecord says why nothing can be recorded, nil if something can.
+func cannotRecord(runDir string) error {
+	for runDir != "/" && unix.Access(runDir, unix.F_OK) == unix.ENOENT {
+		runDir = filepath.Dir(runDir) // where it would be made
+	}
+	if err := unix.Access(runDir, unix.W_OK); err != nil {
+		return runDirError(runDir, "write to "+runDir, err)
+	}
+	if p := runDirProblem(runDir); p != nil {
+		return errors.New(p.String())
+	}
+	return nil
+}
+
 // recordSize is about how much room the next record takes, which is written beside the last.
 func recordSize(runDir string) uint64 {
 	const least = 16 << 10

@@ -41,7 +41,7 @@ func badDayFill(t *testing.T, l *lab.Lab) (free func()) {
 }
 
 // badDayADD runs ADD on a bad day: the pod starts and the log has the words, unless the policy is required; then the error
-// has them.
+// has them. CHECK, which some runtimes run then, goes the same way, and DEL works in either case.
 func badDayADD(t *testing.T, l *lab.Lab, chain *lab.Chain, pod *lab.NS, annotations map[string]string, words ...string) {
 	t.Helper()
 	for _, required := range []string{"false", "true"} {
@@ -53,6 +53,15 @@ func badDayADD(t *testing.T, l *lab.Lab, chain *lab.Chain, pod *lab.NS, annotati
 			text = cniFailure(t, out, 102)
 		} else if out.ExitCode != 0 {
 			t.Errorf("ADD: exit status %d, %s", out.ExitCode, out.Stdout)
+		}
+		checked := cniRun(t, l, cniEnv(chain, "CHECK", pod), chain.Stdin([]byte(cniPrev("1.1.0"))))
+		if required == "true" {
+			cniFailure(t, checked, 101, 102)
+		} else if checked.ExitCode != 0 || !strings.Contains(string(checked.Stderr), "not on record") {
+			t.Errorf("CHECK: exit status %d, %s%s", checked.ExitCode, checked.Stdout, checked.Stderr)
+		}
+		if out := cniRun(t, l, cniEnv(chain, "DEL", pod), chain.Stdin(nil)); out.ExitCode != 0 {
+			t.Errorf("DEL: exit status %d, %s", out.ExitCode, out.Stdout)
 		}
 		for _, w := range words {
 			if !strings.Contains(text, w) {
