@@ -97,7 +97,7 @@ func newRoot(version string) *cobra.Command {
   untracked rules                                              every rule with its packets and bytes
   untracked explain tcp 192.0.2.7:40000 10.0.0.1:6379          what becomes of a packet, and why
   untracked monitor                                            packets that rules log, live
-  untracked metrics --listen :9469                             the same for Prometheus
+  untracked metrics --listen :10417                            the same for Prometheus
   untracked remove                                             off again, nothing left behind`,
 	}
 	root.SetVersionTemplate("untracked {{.Version}}\n")

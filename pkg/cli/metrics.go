@@ -37,7 +37,7 @@ Where something cannot be read, the rest is printed; untracked_scrape_errors say
 
 Exit code 1 says that something could not be read.`,
 		Example: `  untracked metrics
-  untracked metrics --listen :9469
+  untracked metrics --listen :10417
   untracked metrics --textfile /var/lib/prometheus/node-exporter/untracked.prom`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -68,7 +68,7 @@ Exit code 1 says that something could not be read.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&listen, "listen", "", "serve at this address, as in :9469 or 192.0.2.1:9469")
+	cmd.Flags().StringVar(&listen, "listen", "", "serve at this address, as in :10417 or 192.0.2.1:10417")
 	cmd.Flags().StringVar(&textfile, "textfile", "", "write to this file")
 	cmd.Flags().IntVar(&maxRules, "max-rules", 1000, "tell of so many rules one by one (0: of none)")
 	cmd.MarkFlagsMutuallyExclusive("listen", "textfile")

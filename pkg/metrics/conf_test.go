@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -55,7 +54,7 @@ func checkExpr(t *testing.T, where, expr string) {
 				return nil
 			}
 			for _, m := range n.LabelMatchers {
-				if m.Name != labels.MetricName && !slices.Contains(known[n.Name], m.Name) {
+				if m.Name != model.MetricNameLabel && !slices.Contains(known[n.Name], m.Name) {
 					t.Errorf("%s: %s has no label %q", where, n.Name, m.Name)
 				}
 				if m.Name == "verdict" && !slices.Contains([]string{"untracked", "denied"}, m.Value) || m.Name == "action" && !slices.Contains([]string{"Allow", "Deny"}, m.Value) {

@@ -79,7 +79,7 @@ func (b *builder) policy(s *node.Status) {
 	}
 	b.add(Gauge, "policy_in_force", "Whether a policy is in force everywhere, as the exit code of untracked status says: 1 if it is.", inForce...)
 	b.add(Gauge, "policy_generation", "Generation of the policy in force, which each change raises; 0 if there is none.", generation...)
-	b.add(Gauge, "policy_rules", "Rules of the policy in force, each counted once on however many interfaces.", rules...)
+	b.add(Gauge, "policy_rules", "Rules of the policy in force, of both directions; those of interfaces with the same rules are counted once.", rules...)
 	b.add(Gauge, "policy_info", "Hash of the rules in force, and the CNI network whose conf list has them.", info...)
 }
 

@@ -49,6 +49,7 @@ var ProblemCodes = []string{
 	ProblemNotApplied, ProblemBadPolicy, ProblemDrift, ProblemBPFFS, ProblemNoInterface, ProblemForeignXDP, ProblemXDPRefused,
 	ProblemNoMetadata, ProblemNotAttached, ProblemTable, ProblemConntrack, ProblemConflict, ProblemFailsafePort,
 	ProblemEmptyPolicy, ProblemShadowed, ProblemNoHostEndpoint, ProblemNoLog, ProblemBridge, ProblemUpper, ProblemConntrackFull,
+	ProblemRunDir,
 }
 
 // anyBroken reports whether something is not as the policy wants it.

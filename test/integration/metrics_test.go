@@ -389,8 +389,7 @@ func TestMetricsBesideApplies(t *testing.T) {
 // metricsServer is `untracked metrics --listen` and the lines of its log.
 type metricsServer struct {
 	*lab.Cmd
-	log  *bufio.Scanner
-	exit chan error
+	log *bufio.Scanner
 }
 
 func (n *trafficNode) serveMetrics(address string) *metricsServer {
@@ -428,7 +427,7 @@ func (s *metricsServer) end(t testing.TB) {
 func TestMetricsServe(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
 	n.apply(map[string]string{"ports": "udp/7001"})
-	address := netip.AddrPortFrom(n.u.Node4, 9469)
+	address := netip.AddrPortFrom(n.u.Node4, 10417)
 	client := &http.Client{Timeout: trafficPatience, Transport: &http.Transport{
 		DialContext: func(context.Context, string, string) (net.Conn, error) {
 			return lab.Dial(n.Client, "tcp", n.u.Client4[0], address, trafficPatience)
@@ -469,6 +468,16 @@ func TestMetricsServe(t *testing.T) {
 	if _, text := get("/healthz", ""); text != "ok\n" {
 		t.Errorf("/healthz: %q", text)
 	}
+
+	// It may run for years.
+	descriptors := func() int {
+		return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", old.Process.Pid)))(t))
+	}
+	open := descriptors()
+	for range 50 {
+		get("/metrics", "")
+	}
+	trafficUntil(t, "no descriptor is left open", func() bool { return descriptors() <= open })
 
 	// Errors are logged when they begin and when they are over.
 	applies := filepath.Join(n.lab.RunDir, "applies.json")
@@ -512,11 +521,11 @@ func TestMetricsUsage(t *testing.T) {
 		exit int
 		want string
 	}{
-		{"--listen 9469", 2, "ADDRESS:PORT"},
-		{"--listen :9469 --textfile x", 2, "listen"},
+		{"--listen 10417", 2, "ADDRESS:PORT"},
+		{"--listen :10417 --textfile x", 2, "listen"},
 		{"--max-rules -1", 2, "--max-rules"},
 		{"extra", 2, "extra"},
-		{"--listen 192.0.2.1:9469", 1, "192.0.2.1:9469"},
+		{"--listen 192.0.2.1:10417", 1, "192.0.2.1:10417"},
 		{"--textfile /nonexistent/x.prom", 1, "/nonexistent"},
 	} {
 		out := must(n.lab.Untracked(append([]string{"metrics"}, strings.Fields(c.args)...)...))(t)
