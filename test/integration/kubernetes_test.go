@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -135,7 +136,7 @@ spec:
 				}
 			}
 			install := [][]string{{"apply", first}, {"apply", second}, {"apply", second}, {"status"}, {"rules"}, {"remove"}}
-			metrics := [][]string{{"status"}, {"rules"}}
+			metrics := [][]string{{"metrics"}}
 
 			if failed, out := with(forInstall, install...); failed != "" {
 				t.Fatalf("install cannot do its work: %s:\n%s", failed, out)
@@ -181,4 +182,30 @@ func parsedAnnotations(t *testing.T, text string) *config.Config {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// The commands that the DaemonSet runs are the binary's, with flags that it has.
+func TestKubernetesCommands(t *testing.T) {
+	l := lab.New(t, lab.Config{})
+	for name, c := range kubernetesContainers(t) {
+		commands := [][]string{c.Args}
+		if probe := c.ReadinessProbe.Exec.Command; len(probe) > 0 {
+			if probe[0] != "/untracked" {
+				t.Errorf("the probe of %s runs %s, which the image has not", name, probe[0])
+			}
+			commands = append(commands, probe[1:])
+		}
+		for _, command := range commands {
+			help := confCommand(t, l, command[0], "--help")
+			if !strings.Contains(help, "untracked "+command[0]+" ") {
+				t.Errorf("%s runs %s, which is no command", name, command[0])
+			}
+			for _, arg := range command[1:] {
+				flag, _, _ := strings.Cut(arg, "=")
+				if !regexp.MustCompile(`(?m)^ +(-., )?` + regexp.QuoteMeta(flag) + `\b`).MatchString(help) {
+					t.Errorf("%s has %s, which %s does not know", name, arg, command[0])
+				}
+			}
+		}
+	}
 }
