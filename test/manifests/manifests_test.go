@@ -5,6 +5,7 @@
 package manifests
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -104,7 +105,7 @@ func templates(c *chart.Chart, values map[string]any) (map[string]string, error)
 	if err != nil {
 		return nil, err
 	}
-	return engine.Engine{Strict: true}.Render(c, all)
+	return engine.Engine{Strict: true}.RenderWithContext(context.Background(), c, all)
 }
 
 func charted(t *testing.T, values map[string]any) objects {
