@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config reads the plugin's entry of a CNI conf list: what the node's operator asks for. [List] puts it there and takes it out.
+// Package config reads the plugin's entry of a CNI conf list: what the node's operator asks for. [List] puts an entry
+// there and takes it out.
 //
 // All of it is in the annotations of the entry, whose keys begin with [Prefix] and whose values are strings.
 // Reading is strict. A policy that is not enforced because of a typing mistake is worse than a pod that

@@ -222,7 +222,8 @@ func canonical(data json.RawMessage) ([]byte, error) {
 	return json.Marshal(v)
 }
 
-// ToList returns the conf list that a runtime makes of a file with one plugin's entry, whose text stays as it is.
+// ToList returns the conf list that a runtime makes of a file with one plugin's entry, which stays as it is but for white
+// space.
 func ToList(data []byte, name string) ([]byte, error) {
 	doc, bad := newDocument(name, data)
 	if bad != nil {
@@ -246,6 +247,19 @@ func ToList(data []byte, name string) ([]byte, error) {
 			}
 		}
 	}
-	fmt.Fprintf(&b, "  \"plugins\": [\n    %s\n  ]\n}\n", bytes.TrimSpace(data))
+	b.WriteString("  \"plugins\": [\n    ")
+	if err := json.Indent(&b, bytes.TrimSpace(data), "    ", "  "); err != nil {
+		return nil, err
+	}
+	b.WriteString("\n  ]\n}\n")
 	return b.Bytes(), nil
+}
+
+// TypeOf is the type of a plugin's entry on its own, empty for a text that is none.
+func TypeOf(data []byte) string {
+	doc, bad := newDocument("", data)
+	if bad != nil {
+		return ""
+	}
+	return pluginType(doc, doc.start())
 }

@@ -157,17 +157,28 @@ func TestReadListErrors(t *testing.T) {
 }
 
 func TestToList(t *testing.T) {
-	const single = "{\n  \"cniVersion\": \"0.3.1\", \"name\": \"n\",\n  \"type\": \"bridge\", \"mtu\": 9007199254740993\n}\n"
-	list, err := ToList([]byte(single), "x")
+	list, err := ToList([]byte("{\n \"cniVersion\": \"0.3.1\", \"name\": \"n\",\n \"type\": \"bridge\", \"mtu\": 9007199254740993\n}\n"), "x")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := ReadList(list, "x")
-	if err != nil {
-		t.Fatal(err)
+	const want = `{
+  "cniVersion": "0.3.1",
+  "name": "n",
+  "plugins": [
+    {
+      "cniVersion": "0.3.1",
+      "name": "n",
+      "type": "bridge",
+      "mtu": 9007199254740993
+    }
+  ]
+}
+`
+	if diff := cmp.Diff(want, string(list)); diff != "" {
+		t.Errorf("ToList (-want +got):\n%s", diff)
 	}
-	if l.Network != "n" || l.CNIVersion != "0.3.1" || !cmp.Equal(l.Plugins, []string{"bridge"}) || !bytes.Contains(list, bytes.TrimSpace([]byte(single))) {
-		t.Errorf("ToList: %+v\n%s", l, list)
+	if l, err := ReadList(list, "x"); err != nil || l.Network != "n" || l.CNIVersion != "0.3.1" || !cmp.Equal(l.Plugins, []string{"bridge"}) {
+		t.Errorf("ReadList: %+v, %v", l, err)
 	}
 	for _, bad := range []string{`[]`, `{"plugins": []}`, `{"name": "n"}`, `{`} {
 		if list, err := ToList([]byte(bad), "x"); err == nil {
