@@ -98,12 +98,14 @@ func newRoot(version string) *cobra.Command {
   untracked explain tcp 192.0.2.7:40000 10.0.0.1:6379          what becomes of a packet, and why
   untracked monitor                                            packets that rules log, live
   untracked metrics --listen :10417                            the same for Prometheus
-  untracked remove                                             off again, nothing left behind`,
+  untracked remove                                             off again, nothing left behind
+  untracked install --watch                                    binary, entry and policy, and keep them there
+  untracked uninstall                                          the way back from install`,
 	}
 	root.SetVersionTemplate("untracked {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newApply(version), newStatus(version), newRules(version), newExplain(version), newMonitor(version), newRemove(version))
-	root.AddCommand(newLint(), newMetrics(version))
+	root.AddCommand(newLint(), newMetrics(version), newInstall(version), newUninstall(version))
 	return root
 }
 

@@ -51,6 +51,11 @@ func Read(path string) ([]byte, Stamp, error) {
 // resourceFiles are the extensions of the files that count in a directory.
 var resourceFiles = []string{".yaml", ".yml", ".json"}
 
+// IsResource reports whether a file counts in a directory, by its name.
+func IsResource(path string) bool {
+	return !strings.HasPrefix(filepath.Base(path), ".") && slices.Contains(resourceFiles, filepath.Ext(path))
+}
+
 // Find returns the files that a list of paths stands for, sorted, each once: a file itself; the files of a directory
 // with an extension of YAML or JSON, hidden ones and subdirectories left out; the files that a glob matches. A path
 // that does not exist and a glob that matches nothing are errors, a directory without such files is not.
@@ -111,10 +116,7 @@ func inDirectory(dir string) ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if strings.HasPrefix(e.Name(), ".") || !slices.Contains(resourceFiles, filepath.Ext(path)) {
-			continue
-		}
-		if !isDirectory(path) {
+		if IsResource(path) && !isDirectory(path) {
 			out = append(out, path)
 		}
 	}
