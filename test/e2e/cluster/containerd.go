@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/untracked-cni/untracked/test/lab"
 )
@@ -40,6 +41,7 @@ var (
 const (
 	containerdSocket = "/run/containerd/containerd.sock"
 	containerdConfig = "/etc/containerd/config.toml"
+	criBin           = "/run/cri"
 	// CNIBin and CNIConf are where runtimes look.
 	CNIBin  = "/opt/cni/bin"
 	CNIConf = "/etc/cni/net.d"
@@ -103,6 +105,11 @@ func (m *Machine) InstallCNI(r Runtime) {
 func (m *Machine) StartContainerd(r Runtime) *Containerd {
 	m.t.Helper()
 	m.WriteFile(containerdConfig, []byte(r.config), 0o644)
+	client, err := criClient()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.WriteFile(criBin, client, 0o755)
 	c := &Containerd{Runtime: r}
 	c.Process = m.startProcess("containerd", func() *Cmd {
 		cmd := m.Command(r.containerd, "--config", containerdConfig)
@@ -122,7 +129,7 @@ func (m *Machine) StartContainerd(r Runtime) *Containerd {
 func (c *Containerd) AwaitReady() {
 	c.m.t.Helper()
 	c.m.Await("containerd answers", func() error {
-		if _, err := c.m.Command("cri", "status").Output(); err != nil {
+		if _, err := c.m.Command(criBin, "status").Output(); err != nil {
 			return c.orEnded(err)
 		}
 		return nil
@@ -138,7 +145,7 @@ func (c *Containerd) Import(archive []byte) {
 	c.m.Run(c.Runtime.ctr, "-n", "k8s.io", "images", "import", "--snapshotter", "overlayfs", file)
 }
 
-// Restart stops containerd, or kills it, and starts it again.
+// Restart stops containerd and starts it again. Pods run on.
 func (c *Containerd) Restart() {
 	c.m.t.Helper()
 	c.Stop()
@@ -150,6 +157,8 @@ func (c *Containerd) Restart() {
 type RuntimeStatus struct {
 	NetworkReady   bool   `json:"networkReady"`
 	NetworkMessage string `json:"networkMessage"`
+	// Chain is the CNI configuration in use, as containerd describes it.
+	Chain string `json:"chain"`
 }
 
 // Status asks containerd whether its network is ready.
@@ -161,18 +170,24 @@ func (c *Containerd) Status() (s RuntimeStatus) {
 
 // Sandbox is a pod as the runtime sees it.
 type Sandbox struct {
-	ID    string `json:"id"`
+	ID string `json:"id"`
+	// Name is the pod's; of a static pod, without the node's.
 	Name  string `json:"name"`
 	Ready bool   `json:"ready"`
 	IP    string `json:"ip"`
 	// PID is its pause process's number on the machine, 0 if it has ended.
 	PID int `json:"pid"`
+	// NetNS is the path of its network namespace, empty for the host's.
+	NetNS string `json:"netns"`
 }
 
 // Sandboxes lists them, also those that have ended and are not removed yet.
 func (c *Containerd) Sandboxes() (all []Sandbox) {
 	c.m.t.Helper()
 	c.cri(&all, "pods")
+	for i := range all {
+		all[i].Name = strings.TrimSuffix(all[i].Name, "-"+nodeName)
+	}
 	return all
 }
 
@@ -194,7 +209,7 @@ func (c *Containerd) RunSandbox(name string) (id string, seconds float64, err er
 		ID      string  `json:"id"`
 		Seconds float64 `json:"seconds"`
 	}
-	out, err := c.m.Command("cri", "run", name).Output()
+	out, err := c.m.Command(criBin, "run", name).Output()
 	if err == nil {
 		err = json.Unmarshal(out, &answer)
 	}
@@ -204,13 +219,13 @@ func (c *Containerd) RunSandbox(name string) (id string, seconds float64, err er
 // RemoveSandbox stops and removes it.
 func (c *Containerd) RemoveSandbox(id string) {
 	c.m.t.Helper()
-	c.m.Run("cri", "remove", id)
+	c.m.Run(criBin, "remove", id)
 }
 
 // cri calls the CRI client and decodes its answer.
 func (c *Containerd) cri(answer any, args ...string) {
 	c.m.t.Helper()
-	if err := json.Unmarshal([]byte(c.m.Run("cri", args...)), answer); err != nil {
+	if err := json.Unmarshal([]byte(c.m.Run(criBin, args...)), answer); err != nil {
 		c.m.t.Fatalf("cri %v: %v", args, err)
 	}
 }

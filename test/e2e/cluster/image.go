@@ -8,14 +8,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"sync"
-
-	"github.com/untracked-cni/untracked/test/lab"
 )
 
 // The images on a machine, both of test/e2e/pod.
@@ -26,23 +20,7 @@ const (
 
 // podImage is an OCI archive of both images, written by hand: a layer with one static binary.
 var podImage = sync.OnceValues(func() ([]byte, error) {
-	root, err := lab.ModuleRoot()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "untracked-e2e-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "pod")
-	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", file, "./test/e2e/pod")
-	build.Dir = root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build test/e2e/pod: %w\n%s", err, out)
-	}
-	binary, err := os.ReadFile(file)
+	binary, err := buildBinary("test/e2e", "./pod")
 	if err != nil {
 		return nil, err
 	}

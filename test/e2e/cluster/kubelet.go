@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -29,8 +30,8 @@ type Kubelet struct {
 }
 
 // StartKubelet starts kubelet, and returns when it answers: as the node of a control plane, or, without one, standalone.
-// containerd must run.
-func (m *Machine) StartKubelet(p *ControlPlane) *Kubelet {
+// containerd must run. Settings are further fields of its configuration file.
+func (m *Machine) StartKubelet(p *ControlPlane, settings ...map[string]any) *Kubelet {
 	m.t.Helper()
 	node := m.Lab.Uplinks[0].Node4
 	config := map[string]any{
@@ -51,6 +52,9 @@ func (m *Machine) StartKubelet(p *ControlPlane) *Kubelet {
 		// A storm of pods is a storm.
 		"kubeAPIQPS": 1000, "kubeAPIBurst": 2000, "registryPullQPS": 0, "eventRecordQPS": 0,
 		"evictionHard": map[string]string{"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
+	}
+	for _, more := range settings {
+		maps.Copy(config, more)
 	}
 	text, err := json.Marshal(config)
 	if err != nil {
@@ -264,8 +268,13 @@ func (k *Kubelet) awaitGone(c *Containerd, removed bool, names []string) {
 			}
 		}
 		for _, s := range c.Sandboxes() {
-			if name := strings.TrimSuffix(s.Name, "-"+nodeName); (s.Ready || removed) && slices.Contains(names, name) {
-				return fmt.Errorf("the runtime has the sandbox of %s", name)
+			if !slices.Contains(names, s.Name) {
+				continue
+			}
+			// The namespace is the last to go when a sandbox stops.
+			_, err := k.m.Command("/bin/test", "-e", s.NetNS).Output()
+			if s.Ready || removed || s.NetNS != "" && err == nil {
+				return fmt.Errorf("the runtime has the sandbox of %s", s.Name)
 			}
 		}
 		return err

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -110,7 +112,8 @@ func (m *Machine) close() error {
 }
 
 // In calls fn on a thread that is on the machine: files, mounts, network and host name are the machine's, and so are
-// those of processes that fn starts. It must not end its goroutine, as t.Fatal does.
+// those of processes that fn starts. But it has no number there, so /proc/self is of no use; see Path. It must not end its
+// goroutine, as t.Fatal does.
 func (m *Machine) In(fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -180,26 +183,24 @@ func (m *Machine) Run(name string, args ...string) string {
 	return string(out)
 }
 
-// ReadFile reads a file of the machine.
-func (m *Machine) ReadFile(path string) (data []byte, err error) {
-	err = m.In(func() error {
-		data, err = os.ReadFile(path)
-		return err
-	})
-	return data, err
+// Path is a path of the machine as this process can reach it; but an absolute symbolic link on its way is followed on the
+// host.
+func (m *Machine) Path(path string) string {
+	return filepath.Join("/proc", strconv.Itoa(m.init.Process.Pid), "root", path)
 }
+
+// ReadFile reads a file of the machine.
+func (m *Machine) ReadFile(path string) ([]byte, error) { return os.ReadFile(m.Path(path)) }
 
 // WriteFile writes a file of the machine in one step, by a rename in its directory, which it makes if need be.
 func (m *Machine) WriteFile(path string, data []byte, mode os.FileMode) {
 	m.t.Helper()
-	err := m.In(func() error {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
-		return errors.Join(os.WriteFile(tmp, data, mode), os.Chmod(tmp, mode), os.Rename(tmp, path))
-	})
-	if err != nil {
+	dir := m.Path(filepath.Dir(path))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	tmp := filepath.Join(dir, "."+filepath.Base(path)+".tmp")
+	if err := errors.Join(os.WriteFile(tmp, data, mode), os.Chmod(tmp, mode), os.Rename(tmp, m.Path(path))); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -207,27 +208,30 @@ func (m *Machine) WriteFile(path string, data []byte, mode os.FileMode) {
 // Remove removes files and directories of the machine with all below them.
 func (m *Machine) Remove(paths ...string) {
 	m.t.Helper()
-	err := m.In(func() error {
-		var errs []error
-		for _, path := range paths {
-			errs = append(errs, os.RemoveAll(path))
+	for _, path := range paths {
+		if err := os.RemoveAll(m.Path(path)); err != nil {
+			m.t.Fatal(err)
 		}
-		return errors.Join(errs...)
-	})
-	if err != nil {
-		m.t.Fatal(err)
 	}
 }
 
-// Glob lists files of the machine.
-func (m *Machine) Glob(pattern string) (names []string) {
-	m.t.Helper()
-	err := m.In(func() (err error) {
-		names, err = filepath.Glob(pattern)
-		return err
-	})
+// Processes are the host's numbers of the machine's processes that run a binary by this path.
+func (m *Machine) Processes(binary string) (pids []int) {
+	home, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(m.init.Process.Pid), "ns/pid"))
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return names
+	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range commands {
+		command, err := os.ReadFile(file) // fails for a process that has ended
+		if name, _, _ := bytes.Cut(command, []byte{0}); err != nil || string(name) != binary {
+			continue
+		}
+		dir := filepath.Dir(file)
+		if ns, err := os.Readlink(filepath.Join(dir, "ns/pid")); err == nil && ns == home {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

@@ -100,7 +100,7 @@ func (p *Process) Log() string {
 }
 
 // logTail is how many lines of each log are printed with a failed test.
-const logTail = 30
+const logTail = 10
 
 func (m *Machine) printLogs() {
 	for _, p := range m.processes {

@@ -58,14 +58,16 @@ func run(ctx context.Context, args []string) (any, error) {
 type runtimeStatus struct {
 	NetworkReady   bool   `json:"networkReady"`
 	NetworkMessage string `json:"networkMessage"`
+	// Chain is the CNI configuration in use, as the runtime describes it.
+	Chain string `json:"chain"`
 }
 
 func status(ctx context.Context, client cri.RuntimeServiceClient) (*runtimeStatus, error) {
-	got, err := client.Status(ctx, &cri.StatusRequest{})
+	got, err := client.Status(ctx, &cri.StatusRequest{Verbose: true})
 	if err != nil {
 		return nil, err
 	}
-	s := &runtimeStatus{}
+	s := &runtimeStatus{Chain: got.Info["cniconfig"]}
 	for _, c := range got.Status.Conditions {
 		if c.Type == cri.NetworkReady {
 			s.NetworkReady, s.NetworkMessage = c.Status, c.Message
@@ -80,6 +82,8 @@ type sandbox struct {
 	Ready bool   `json:"ready"`
 	IP    string `json:"ip"`
 	PID   int    `json:"pid"`
+	// NetNS is the path of its network namespace, empty for the host's.
+	NetNS string `json:"netns"`
 }
 
 func pods(ctx context.Context, client cri.RuntimeServiceClient) ([]sandbox, error) {
@@ -95,10 +99,20 @@ func pods(ctx context.Context, client cri.RuntimeServiceClient) ([]sandbox, erro
 		}
 		// What containerd tells only to the curious.
 		var info struct {
-			PID int `json:"pid"`
+			PID         int `json:"pid"`
+			RuntimeSpec struct {
+				Linux struct {
+					Namespaces []struct{ Type, Path string } `json:"namespaces"`
+				} `json:"linux"`
+			} `json:"runtimeSpec"`
 		}
 		json.Unmarshal([]byte(got.Info["info"]), &info)
 		s := sandbox{ID: item.Id, Name: item.Metadata.Name, Ready: item.State == cri.PodSandboxState_SANDBOX_READY, PID: info.PID}
+		for _, ns := range info.RuntimeSpec.Linux.Namespaces {
+			if ns.Type == "network" {
+				s.NetNS = ns.Path
+			}
+		}
 		if got.Status.Network != nil {
 			s.IP = got.Status.Network.Ip
 		}
