@@ -53,7 +53,7 @@ test-kernels: ## the datapath on the kernels 5.10 to 7.x, which are downloaded a
 
 e2e: ## real containerd, kubelet and control plane run pods with the plugin (as root; the first time builds them, 10 to 20 minutes)
 	$(GO) run ./test/e2e/prepare
-	$(GO) test -count=1 -p 1 -timeout 20m ./test/e2e/... -e2e
+	$(GO) test -v -count=1 -p 1 -parallel 8 -timeout 20m ./test/e2e/... -e2e
 
 demo: build ## see it work: two network namespaces, real connections, before and after (as root)
 	$(GO) run ./test/demo
