@@ -582,7 +582,7 @@ func contents(t *testing.T) map[string][]string {
 	must(t, err)
 	out := map[string][]string{}
 	for _, name := range names {
-		a := ofTable()
+		a := s.ofTable()
 		a.text(unix.NFTA_SET_ELEM_LIST_SET, name)
 		replies, err := s.dump(unix.NFT_MSG_GETSETELEM, a)
 		must(t, err)
@@ -606,7 +606,7 @@ func handles(t *testing.T) map[string]uint64 {
 	s, err := dial()
 	must(t, err)
 	defer s.Close()
-	replies, err := s.dump(unix.NFT_MSG_GETSET, ofTable())
+	replies, err := s.dump(unix.NFT_MSG_GETSET, s.ofTable())
 	must(t, err)
 	out := map[string]uint64{}
 	for _, m := range replies {

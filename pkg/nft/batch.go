@@ -3,9 +3,11 @@
 package nft
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -34,6 +36,8 @@ const (
 // an acknowledgement and an echo of every message, which a large policy cannot receive (ENOBUFS), and cannot
 // tell which message was refused. Here the last message alone is acknowledged, and names tell of the others.
 type batch struct {
+	// table is the name of the table, TableName if it is empty.
+	table    string
 	messages []netlink.Message
 	// names say what each message does, for errors.
 	names []string
@@ -58,37 +62,39 @@ func boundary(typ uint16) netlink.Message {
 	}
 }
 
-// ofTable begins a message's body with the table's name, which is attribute 1 of every kind of object.
-func ofTable() attributes {
+// ofTable begins a message's body with a table's name, which is attribute 1 of every kind of object.
+func ofTable(name string) attributes {
 	var a attributes
-	a.text(unix.NFTA_TABLE_NAME, TableName)
+	a.text(unix.NFTA_TABLE_NAME, cmp.Or(name, TableName))
 	return a
 }
 
+func (b *batch) ofTable() attributes { return ofTable(b.table) }
+
 // addTable creates the table, or wakes one that an admin put to sleep.
 func (b *batch) addTable() {
-	a := ofTable()
+	a := b.ofTable()
 	a.u32(unix.NFTA_TABLE_FLAGS, 0)
 	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, a, "add table")
 }
 
 func (b *batch) deleteTable() {
-	b.add(unix.NFT_MSG_DELTABLE, 0, ofTable(), "delete table")
+	b.add(unix.NFT_MSG_DELTABLE, 0, b.ofTable(), "delete table")
 }
 
 // flushRules removes the rules of all chains.
 func (b *batch) flushRules() {
-	b.add(unix.NFT_MSG_DELRULE, 0, ofTable(), "flush table")
+	b.add(unix.NFT_MSG_DELRULE, 0, b.ofTable(), "flush table")
 }
 
 func (b *batch) addChain(name string) {
-	a := ofTable()
+	a := b.ofTable()
 	a.text(unix.NFTA_CHAIN_NAME, name)
 	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, a, "add chain %s", name)
 }
 
 func (b *batch) addBaseChain(c baseChain) {
-	a := ofTable()
+	a := b.ofTable()
 	a.text(unix.NFTA_CHAIN_NAME, c.name)
 	a.nest(unix.NFTA_CHAIN_HOOK, func() {
 		a.u32(unix.NFTA_HOOK_HOOKNUM, c.hook)
@@ -100,14 +106,14 @@ func (b *batch) addBaseChain(c baseChain) {
 }
 
 func (b *batch) deleteChain(name string) {
-	a := ofTable()
+	a := b.ofTable()
 	a.text(unix.NFTA_CHAIN_NAME, name)
 	b.add(unix.NFT_MSG_DELCHAIN, 0, a, "delete chain %s", name)
 }
 
 // addCounter creates a counter that starts at start. One that is there already keeps its value.
 func (b *batch) addCounter(name string, start Counter) {
-	a := ofTable()
+	a := b.ofTable()
 	a.text(unix.NFTA_OBJ_NAME, name)
 	a.u32(unix.NFTA_OBJ_TYPE, objCounter)
 	a.nest(unix.NFTA_OBJ_DATA, func() {
@@ -118,14 +124,14 @@ func (b *batch) addCounter(name string, start Counter) {
 }
 
 func (b *batch) deleteObject(name string, typ uint32) {
-	a := ofTable()
+	a := b.ofTable()
 	a.text(unix.NFTA_OBJ_NAME, name)
 	a.u32(unix.NFTA_OBJ_TYPE, typ)
 	b.add(unix.NFT_MSG_DELOBJ, 0, a, "delete object %s", name)
 }
 
 func (b *batch) deleteSet(name string) {
-	a := ofTable()
+	a := b.ofTable()
 	a.text(unix.NFTA_SET_NAME, name)
 	b.add(unix.NFT_MSG_DELSET, 0, a, "delete set %s", name)
 }
@@ -155,7 +161,7 @@ func (b *batch) addSet(s *set) (id uint32, name string) {
 	if s.counters != nil {
 		flags |= unix.NFT_SET_OBJECT
 	}
-	a := ofTable()
+	a := b.ofTable()
 	a.text(unix.NFTA_SET_NAME, name)
 	a.u32(unix.NFTA_SET_FLAGS, flags)
 	a.u32(unix.NFTA_SET_KEY_TYPE, s.datatype.GetNFTMagic())
@@ -166,13 +172,7 @@ func (b *batch) addSet(s *set) (id uint32, name string) {
 	}
 	switch {
 	case concatenated:
-		a.nest(unix.NFTA_SET_DESC, func() {
-			a.nest(nftaSetDescConcat, func() {
-				for _, part := range s.parts {
-					a.nest(unix.NFTA_LIST_ELEM, func() { a.u32(nftaSetFieldLen, part.Bytes) })
-				}
-			})
-		})
+		a.describeParts(s.parts)
 	case !interval && !s.updated(): // lets the kernel choose a table of fixed size
 		a.nest(unix.NFTA_SET_DESC, func() { a.u32(unix.NFTA_SET_DESC_SIZE, uint32(s.count)) })
 	}
@@ -180,6 +180,17 @@ func (b *batch) addSet(s *set) (id uint32, name string) {
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, a, "add set %s", name)
 	b.elements(unix.NFT_MSG_NEWSETELEM, s, name, id, interval, s.blank())
 	return id, name
+}
+
+// describeParts tells where the fields of a concatenation of ranges end.
+func (a *attributes) describeParts(parts []nftables.SetDatatype) {
+	a.nest(unix.NFTA_SET_DESC, func() {
+		a.nest(nftaSetDescConcat, func() {
+			for _, part := range parts {
+				a.nest(unix.NFTA_LIST_ELEM, func() { a.u32(nftaSetFieldLen, part.Bytes) })
+			}
+		})
+	})
 }
 
 // elements adds or deletes the ranges of a set, as elements of an interval set or of one without. blank is as for
@@ -192,7 +203,7 @@ func (b *batch) elements(typ uint16, s *set, name string, id uint32, interval, b
 	var list attributes
 	flush := func() {
 		a := make(attributes, 0, len(list)+128)
-		a = append(a, ofTable()...)
+		a = append(a, b.ofTable()...)
 		a.text(unix.NFTA_SET_ELEM_LIST_SET, name)
 		if id != 0 {
 			a.u32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
@@ -226,7 +237,7 @@ func (b *batch) elements(typ uint16, s *set, name string, id uint32, interval, b
 // addRule appends a rule, and before it the anonymous sets it needs. steps are all of the rule's or those without
 // its report, numbers holds those of the named sets.
 func (b *batch) addRule(r *rule, steps []step, numbers map[*set]uint32) error {
-	body := ofTable()
+	body := b.ofTable()
 	body.text(unix.NFTA_RULE_CHAIN, r.chain)
 	var failed error
 	body.nest(unix.NFTA_RULE_EXPRESSIONS, func() {

@@ -53,6 +53,8 @@
 //   - a quoted packet with IPv4 options, IPv6 extension headers or a fragment offset is not looked at;
 //   - an IPv4-mapped IPv6 address is an IPv6 address.
 //
+// The ports of pods have a table of their own, see [PodsTable].
+//
 // The table belongs to this package alone: [Table.Apply] removes whatever else it finds in it. Nothing here runs
 // the nft command, but nft can list all of it, and load what it listed.
 //

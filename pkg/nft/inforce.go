@@ -27,6 +27,7 @@ func InForce() (string, error) {
 	return d, err
 }
 
+// inForce is the digest of the socket's table.
 func (s *socket) inForce() (string, error) {
 	flags, err := s.table()
 	if err != nil {

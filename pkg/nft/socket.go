@@ -20,14 +20,20 @@ const timeout = 10 * time.Second
 var ErrNotSupported = nfnetlink.ErrNotSupported
 
 // socket is a netlink socket of the calling thread's network namespace. Close it.
-type socket struct{ *nfnetlink.Conn }
+type socket struct {
+	*nfnetlink.Conn
+	// of is the name of the table that is asked for, TableName if it is empty.
+	of string
+}
+
+func (s *socket) ofTable() attributes { return ofTable(s.of) }
 
 func dial() (*socket, error) {
 	conn, err := nfnetlink.Dial()
 	if err != nil {
 		return nil, err
 	}
-	return &socket{conn}, nil
+	return &socket{Conn: conn}, nil
 }
 
 // get asks for one object.

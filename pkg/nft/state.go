@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,7 +39,7 @@ var (
 
 // table returns the table's flags, or ErrNoTable.
 func (s *socket) table() (flags uint32, err error) {
-	m, err := s.get(unix.NFT_MSG_GETTABLE, ofTable())
+	m, err := s.get(unix.NFT_MSG_GETTABLE, s.ofTable())
 	if errors.Is(err, unix.ENOENT) {
 		return 0, ErrNoTable
 	}
@@ -55,7 +56,7 @@ func (s *socket) table() (flags uint32, err error) {
 
 // chain returns one chain, the zero chain if it does not exist.
 func (s *socket) chain(name string) (chain, error) {
-	a := ofTable()
+	a := s.ofTable()
 	a.text(unix.NFTA_CHAIN_NAME, name)
 	m, err := s.get(unix.NFT_MSG_GETCHAIN, a)
 	if errors.Is(err, unix.ENOENT) {
@@ -80,7 +81,7 @@ func (s *socket) chains() ([]chain, error) {
 		if err != nil {
 			return nil, err
 		}
-		if table == TableName {
+		if table == cmp.Or(s.of, TableName) {
 			out = append(out, c)
 		}
 	}
@@ -115,7 +116,7 @@ func parseChain(m netlink.Message) (table string, c chain, err error) {
 
 // sets lists the names of the table's sets and maps that are not part of a rule.
 func (s *socket) sets() ([]string, error) {
-	replies, err := s.dump(unix.NFT_MSG_GETSET, ofTable())
+	replies, err := s.dump(unix.NFT_MSG_GETSET, s.ofTable())
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +145,7 @@ func (s *socket) sets() ([]string, error) {
 
 // objects lists the table's stateful objects.
 func (s *socket) objects() ([]object, error) {
-	replies, err := s.dump(unix.NFT_MSG_GETOBJ, ofTable())
+	replies, err := s.dump(unix.NFT_MSG_GETOBJ, s.ofTable())
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +190,7 @@ func parseObject(m netlink.Message) (object, error) {
 
 // rules lists what the table's rules tell about themselves, without looking into them.
 func (s *socket) rules() ([]placedRule, error) {
-	replies, err := s.dump(unix.NFT_MSG_GETRULE, ofTable())
+	replies, err := s.dump(unix.NFT_MSG_GETRULE, s.ofTable())
 	if err != nil {
 		return nil, err
 	}
