@@ -34,7 +34,7 @@ var setters = map[string]func(*Config, string) *Error{
 	"failsafe-outbound": func(c *Config, v string) *Error { return setFailsafes(&c.FailsafeOutbound, v) },
 	"mode":              setMode,
 	"mark":              setMark,
-	"pods":              checkPods,
+	"pods":              setPods,
 	"required":          func(c *Config, v string) *Error { return setBool(&c.Required, v) },
 	"log-file":          setLogFile,
 	"log-level":         setLogLevel,
@@ -149,14 +149,13 @@ func setMark(c *Config, v string) *Error {
 	return nil
 }
 
-func checkPods(_ *Config, v string) *Error {
-	switch v {
-	case "ignore":
+func setPods(c *Config, v string) *Error {
+	switch p := Pods(v); p {
+	case PodsIgnore, PodsAllow, PodsAllowLenient:
+		c.Pods = p
 		return nil
-	case "allow", "allow-lenient":
-		return problem(v, "not supported by this version; want ignore")
 	}
-	return oneOf(v, "ignore")
+	return oneOf(v, "ignore, allow or allow-lenient")
 }
 
 func setLogFile(c *Config, v string) *Error {

@@ -51,6 +51,21 @@ const (
 	ModeTC Mode = "tc"
 )
 
+// Pods says whether pods may ask for ports of their own addresses, by annotations of theirs.
+type Pods string
+
+const (
+	// PodsIgnore leaves them unread.
+	PodsIgnore Pods = "ignore"
+	// PodsAllow fails the start of a pod that asks for what it cannot have.
+	PodsAllow Pods = "allow"
+	// PodsAllowLenient logs and ignores such annotations.
+	PodsAllowLenient Pods = "allow-lenient"
+)
+
+// PodCapability is the capability by which a runtime hands a pod's annotations to a plugin, in its runtimeConfig.
+const PodCapability = "io.kubernetes.cri.pod-annotations"
+
 // Config is a valid entry with all defaults filled in.
 type Config struct {
 	// Network and CNIVersion are the list's name and version. Either may be empty in an entry run by hand.
@@ -81,6 +96,12 @@ type Config struct {
 	AutoReturn       bool
 	FailsafeInbound  []policy.FailsafePort
 	FailsafeOutbound []policy.FailsafePort
+
+	Pods Pods
+	// HearsPods says that the runtime is asked for the annotations of pods, or has sent some.
+	HearsPods bool
+	// PodAnnotations are those of the pod that a call is about, as far as they are ours. (optional)
+	PodAnnotations map[string]string
 
 	Mode     Mode
 	Mark     uint32 // exactly one bit
@@ -163,6 +184,7 @@ func newConfig() Config {
 		Annotations: map[string]string{},
 		Interfaces:  []hostif.Selector{{Kind: hostif.ByDefaultRoute}},
 		AutoReturn:  true,
+		Pods:        PodsIgnore,
 		Mode:        ModeAuto,
 		Mark:        DefaultMark,
 		LogLevel:    slog.LevelInfo,

@@ -47,6 +47,7 @@ func defaults() *Config {
 		Interfaces:       []hostif.Selector{{Kind: hostif.ByDefaultRoute}},
 		Node:             "node-1.example",
 		AutoReturn:       true,
+		Pods:             PodsIgnore,
 		FailsafeInbound:  shared(failsafe(policy.TCP, 22), failsafe(policy.UDP, 68)),
 		FailsafeOutbound: shared(failsafe(policy.UDP, 53), failsafe(policy.UDP, 67)),
 		Mode:             "auto",
@@ -61,7 +62,7 @@ func TestParseDefaults(t *testing.T) {
 	for _, entry := range []string{
 		`{}`, ` {"type":"untracked"} `, `{"annotations":{}}`,
 		`{"annotations":{"example.com/ports":"x","untracked":"y","cni.example/untracked":"z","other":7}}`,
-		`{"prevResult":null,"capabilities":{"io.kubernetes.cri.pod-annotations":true},"runtimeConfig":{}}`,
+		`{"prevResult":null,"capabilities":{"io.kubernetes.cri.pod-annotations":false,"portMappings":true},"runtimeConfig":{}}`,
 	} {
 		got, err := Parse([]byte(entry))
 		if diff := cmp.Diff(defaults(), got, opts); err != nil || diff != "" {
@@ -89,13 +90,14 @@ func TestParseEverything(t *testing.T) {
 			"untracked.cni/failsafe-outbound": "none",
 			"untracked.cni/mode": "tc",
 			"untracked.cni/mark": "0x80000000",
-			"untracked.cni/pods": "ignore",
+			"untracked.cni/pods": "allow-lenient",
 			"untracked.cni/required": "true",
 			"untracked.cni/log-file": "/var/log/untracked.log",
 			"untracked.cni/log-level": "debug",
 			"untracked.cni/bpffs": "/run/bpf/",
 			"untracked.cni/run-dir": "/run/u"
-		}
+		},
+		"runtimeConfig": {"portMappings": [], "io.kubernetes.cri.pod-annotations": {"a/b": "c", "untracked.cni/ports": "tcp/1"}}
 	}`))
 	if err != nil {
 		t.Fatal(err)
@@ -129,6 +131,7 @@ func TestParseEverything(t *testing.T) {
 		FailsafeInbound: []policy.FailsafePort{
 			{Protocol: policy.TCP, Port: 22, Net: netip.MustParsePrefix("10.0.0.0/8")},
 		},
+		Pods: PodsAllowLenient, HearsPods: true, PodAnnotations: map[string]string{"untracked.cni/ports": "tcp/1"},
 		Mode: ModeTC, Mark: 1 << 31, Required: true,
 		LogFile: "/var/log/untracked.log", LogLevel: slog.LevelDebug,
 		BPFFS: "/run/bpf", RunDir: "/run/u",
@@ -249,10 +252,8 @@ func TestParseBadValues(t *testing.T) {
 		{"mark", "0x", "=", "want one bit"},
 		{"mark", "", "=", "want one bit"},
 		{"mark", "-1", "=", "want one bit"},
-		{"pods", "allow", "=", "not supported by this version; want ignore"},
-		{"pods", "allow-lenient", "=", "not supported by this version; want ignore"},
-		{"pods", "deny", "=", "want ignore"},
-		{"pods", "", "=", "want ignore"},
+		{"pods", "deny", "=", "want ignore, allow or allow-lenient"},
+		{"pods", "", "=", "want ignore, allow or allow-lenient"},
 		{"required", "1", "=", "want true or false"},
 		{"log-file", "x.log", "=", "want one such as"},
 		{"log-level", "verbose", "=", "want debug, info, warn or error"},

@@ -90,6 +90,10 @@ func (p *entryParser) field(m member) {
 		}
 	case "annotations":
 		p.annotations(m)
+	case "capabilities":
+		p.capabilities(m)
+	case "runtimeConfig":
+		p.runtimeConfig(m)
 	case "resources":
 		p.resources(m)
 	default:
@@ -98,6 +102,38 @@ func (p *entryParser) field(m member) {
 			p.fail(m.keyAt, m.key, fault(`unknown key; did you mean "annotations"?`))
 		case isOurs(m.key):
 			p.fail(m.keyAt, m.key, p.doc.problemAt(m.valueAt, `not a key of the entry itself; want it inside "annotations"`))
+		}
+	}
+}
+
+// capabilities are what a runtime is asked to send as runtimeConfig. A runtime may have taken the key out by then.
+func (p *entryParser) capabilities(m member) {
+	all, _ := p.doc.members(m.valueAt)
+	for _, c := range all {
+		if c.key == PodCapability && string(p.doc.value(c.valueAt)) == "true" {
+			p.config.HearsPods = true
+		}
+	}
+}
+
+// runtimeConfig has the annotations of the pod. Others' may be long, and are left where they are.
+func (p *entryParser) runtimeConfig(m member) {
+	all, _ := p.doc.members(m.valueAt)
+	for _, c := range all {
+		if c.key != PodCapability {
+			continue
+		}
+		p.config.HearsPods = true
+		annotations, _ := p.doc.members(c.valueAt)
+		for _, a := range annotations {
+			value, isString := p.doc.stringAt(a.valueAt)
+			if !isString || !strings.HasPrefix(a.key, Prefix) {
+				continue
+			}
+			if p.config.PodAnnotations == nil {
+				p.config.PodAnnotations = map[string]string{}
+			}
+			p.config.PodAnnotations[a.key] = value
 		}
 	}
 }
