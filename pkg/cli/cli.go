@@ -95,6 +95,7 @@ func newRoot(version string) *cobra.Command {
   untracked apply /etc/cni/net.d/10-mynet.conflist             do it now, without waiting for a pod
   untracked status                                             is it in force, and is anything wrong
   untracked rules                                              every rule with its packets and bytes
+  untracked pods                                               pods that have ports of their own untracked
   untracked explain tcp 192.0.2.7:40000 10.0.0.1:6379          what becomes of a packet, and why
   untracked monitor                                            packets that rules log, live
   untracked metrics --listen :10417                            the same for Prometheus
@@ -104,7 +105,7 @@ func newRoot(version string) *cobra.Command {
 	}
 	root.SetVersionTemplate("untracked {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newApply(version), newStatus(version), newRules(version), newExplain(version), newMonitor(version), newRemove(version))
+	root.AddCommand(newApply(version), newStatus(version), newRules(version), newPods(version), newExplain(version), newMonitor(version), newRemove(version))
 	root.AddCommand(newLint(), newMetrics(version), newInstall(version), newUninstall(version))
 	return root
 }

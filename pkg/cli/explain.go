@@ -25,7 +25,8 @@ func newExplain(version string) *cobra.Command {
 		Use:   "explain [--interface IF] PACKET",
 		Short: "Say what becomes of a packet, and which rule says so",
 		Long: `Runs the program that is attached to an interface on a packet, in a private copy, so that nothing is counted or sent,
-and names the verdict and the rule. With --egress it asks the rules on the way out.
+and names the verdict and the rule. With --egress it asks the rules on the way out. What they leave tracked may be
+untracked by a pod, which has asked for the port.
 
 PACKET is one of
   tcp SRC:SPORT DST:DPORT        also udp, udplite and sctp; an IPv6 address in [brackets]
@@ -201,8 +202,11 @@ func (a *answer) one(number int, f *frame.Frame, x *node.Explanation) error {
 
 // reason is why, in one line.
 func reason(x *node.Explanation) string {
-	if x.Rule != nil {
+	switch {
+	case x.Rule != nil:
 		return fmt.Sprintf("%s %s", x.By, x.Rule.Name())
+	case x.Pod != "":
+		return fmt.Sprintf("%s %s", x.By, x.Pod)
 	}
 	return string(x.By)
 }
@@ -225,9 +229,12 @@ func (a *answer) page(f *frame.Frame, x *node.Explanation) error {
 	for _, r := range x.Via {
 		t.line("matched", ruleWords(r))
 	}
-	if x.Rule != nil {
+	switch {
+	case x.Rule != nil:
 		t.line("by", ruleWords(*x.Rule))
-	} else {
+	case x.Pod != "":
+		t.line("by", fmt.Sprintf("pod %s: it asked for this port; see `untracked pods`", x.Pod))
+	default:
 		t.line("by", fmt.Sprintf("%s: %s", x.By, byWords[x.By]))
 	}
 	if c := x.Closest; c != nil {

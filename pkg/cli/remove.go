@@ -13,7 +13,7 @@ func newRemove(version string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove",
 		Short: "Take everything off this node again",
-		Long: `Detaches all programs, removes all pins, deletes table inet untracked and the records. Traffic is tracked from
+		Long: `Detaches all programs, removes all pins, deletes the tables inet untracked and inet untracked-pods, and the records. Traffic is tracked from
 then on as if untracked had never been there. Take the entry out of the conf list first: the next pod that starts
 would put everything back.
 

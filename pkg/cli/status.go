@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/untracked-cni/untracked/pkg/compiler"
+	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/node"
 )
 
@@ -57,6 +58,9 @@ Exit code 0: the policy is in force. 1: it is not, somewhere; the problems say w
 func printStatus(w io.Writer, s *node.Status) error {
 	if s.Policy.Generation > 0 {
 		fmt.Fprintf(w, "policy     %s, generation %d, %d rules, of network %s\n", s.Policy.Hash, s.Policy.Generation, s.Policy.Rules, s.Policy.Network)
+	}
+	if p := s.Pods; p.Mode != config.PodsIgnore || p.Count > 0 {
+		fmt.Fprintf(w, "pods       %s: %d with %d ports untracked\n", p.Mode, p.Count, p.Ports)
 	}
 	if c := s.Conntrack; c.Max > 0 {
 		fmt.Fprintf(w, "conntrack  %d of %d entries (%.1f %%)\n", c.Entries, c.Max, 100*float64(c.Entries)/float64(c.Max))

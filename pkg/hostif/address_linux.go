@@ -40,6 +40,18 @@ func Local() (*netset.Set, error) {
 	return b.Build(), nil
 }
 
+// IsLocal reports whether this network namespace takes an address for its own.
+func IsLocal(addr netip.Addr) (bool, error) {
+	routes, err := withRtnetlink(func(h *netlink.Handle) ([]netlink.Route, error) { return h.RouteGet(addr.AsSlice()) })()
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		return false, nil // nor anybody's
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up the route to %s: %w", addr, err)
+	}
+	return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Type == unix.RTN_LOCAL }), nil
+}
+
 // AddAddresses fills in the addresses of interfaces, with one listing for all of them. One that is gone has none.
 func AddAddresses(of []Interface) error {
 	if len(of) == 0 {

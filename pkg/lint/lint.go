@@ -67,6 +67,8 @@ const (
 	UnusedRules Code = "unused-rules"
 	// SlowLookup: what a packet costs grows with the rules.
 	SlowLookup Code = "slow-lookup"
+	// PodsUnheard: pods may ask for ports, and the runtime is not asked for what they ask.
+	PodsUnheard Code = "pods-unheard"
 	// NotExamined: whether rules are reached and answered is not known of all of them, as it would take too long.
 	NotExamined Code = "not-examined"
 

@@ -188,6 +188,9 @@ func (l *Linter) conflist(in Input) []Finding {
 		return u.findings
 	}
 	u.entry = &entry{Config: c, Input: in}
+	if c.Pods != config.PodsIgnore && !c.HearsPods {
+		u.warn(u.entry.at("pods"), PodsUnheard, `the entry does not ask the runtime for the annotations of pods; add "capabilities": {%q: true} to it`, config.PodCapability)
+	}
 	u.shorthand = c.Shorthand()
 	u.autoReturn = c.AutoReturn
 	u.failsafes = policy.FailsafeRules(c.FailsafeInbound, c.FailsafeOutbound)

@@ -24,9 +24,12 @@ import (
 //
 // Arriving packets change over before leaving ones: the reply to an untracked packet that is still tracked for
 // a moment is harmless, a tracked connection whose replies conntrack never sees is not.
-func (n *Node) apply(c *config.Config, p *Plan, old *Record, t *attempt) (*Record, error) {
-	a := &applier{Node: n, config: c, plan: p, old: old, attempt: t, result: newRecord(n.Version, c, p, old), keep: map[int]uint64{}}
+func (n *Node) apply(c *config.Config, p *Plan, old *Record, forced bool, t *attempt) (*Record, error) {
+	a := &applier{
+		Node: n, config: c, plan: p, old: old, forced: forced, attempt: t, result: newRecord(n.Version, c, p, old), keep: map[int]uint64{},
+	}
 	defer a.close()
+	a.writePods()
 	if !a.prepare() {
 		return a.gotNowhere()
 	}
@@ -45,7 +48,9 @@ type applier struct {
 	config *config.Config
 	plan   *Plan
 	// old is the record of what is in force, nil if nothing is.
-	old     *Record
+	old *Record
+	// forced says that an operator asked for it.
+	forced  bool
 	attempt *attempt
 	// result is the record to be, filled step by step.
 	result     *Record
@@ -358,7 +363,7 @@ func (n *Node) recordKept(failed, old *Record, p *Plan, t *attempt) (*Record, er
 		}
 	}
 	kept.Broken = anyBroken(kept.Problems)
-	kept.TriedFiles = failed.Files
+	kept.TriedFiles, kept.PodsTable = failed.Files, failed.PodsTable
 	t.ended(true)
 	if err := writeFile(n.RunDir, recordFile, &kept); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotRecorded, err)

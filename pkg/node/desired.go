@@ -383,6 +383,13 @@ func (d *Desired) adviceOn(lists []List) []Problem {
 			Remedy:  fmt.Sprintf("name what this host serves in %sports, as in tcp/6379,udp/53, or policies that select it in %spolicy-files", config.Prefix, config.Prefix),
 		})
 	}
+	if c.Pods != config.PodsIgnore && !c.HearsPods {
+		out = append(out, Problem{
+			Code:    ProblemPodsUnheard,
+			Message: fmt.Sprintf("%spods is %s, but the entry does not ask the runtime for the annotations of pods", config.Prefix, c.Pods),
+			Remedy:  fmt.Sprintf(`add "capabilities": {%q: true} to the entry of type %q`, config.PodCapability, config.PluginType),
+		})
+	}
 	// Ports that the policy names and a failsafe takes away again.
 	check := func(key string, ports []policy.Port, failsafes []policy.FailsafePort, list string) {
 		for _, p := range ports {

@@ -71,6 +71,9 @@ func (n *Node) drift(c *config.Config, r *Record) *drift {
 	case r.Networks[c.Network] != hash:
 		d.network = []string{fmt.Sprintf("network %s has not been seen with this policy", c.Network)}
 	}
+	if c.HearsPods && r.met(ProblemPodsUnheard) {
+		d.config = append(d.config, "the runtime is asked for the annotations of pods now")
+	}
 	if r.Broken {
 		d.broken = append(d.broken, "the last apply met problems")
 		mended := func(p Problem) bool { return p.Code == ProblemBPFFS && datapath.IsBPFFS(n.BPFFS) }
@@ -184,6 +187,16 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) (out, addresses []stri
 			add("table inet %s was changed", nft.TableName)
 		}
 	}
+	if r.PodsTable != "" {
+		switch digest, err := nft.PodsInForce(); {
+		case errors.Is(err, nft.ErrNoPodsTable):
+			add("table inet %s is missing", nft.PodsTable)
+		case err != nil:
+			add("%v", err)
+		case digest != r.PodsTable:
+			add("table inet %s was changed", nft.PodsTable)
+		}
+	}
 	return out, addresses
 }
 
@@ -201,6 +214,7 @@ func (r *Record) config() (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the record's annotations: %w", err)
 	}
+	c.HearsPods = !r.met(ProblemPodsUnheard)
 	return c, nil
 }
 

@@ -20,6 +20,9 @@ import (
 // ByNoPolicy is the reason of a verdict on an interface that has no policy.
 const ByNoPolicy policy.Reason = "no-policy"
 
+// ByPod is the reason of a verdict that a pod asked for.
+const ByPod policy.Reason = "pod"
+
 // Explanation is what becomes of one packet, and why.
 type Explanation struct {
 	Interface string           `json:"interface"`
@@ -28,6 +31,8 @@ type Explanation struct {
 	By        policy.Reason    `json:"by"`
 	// Rule decided. It is nil where none did.
 	Rule *RuleText `json:"rule,omitempty"`
+	// Pod is whose port it is, by which the packet is untracked.
+	Pod string `json:"pod,omitempty"`
 	// Via are the rules that matched before without deciding.
 	Via []RuleText `json:"via,omitempty"`
 	// Closest is the rule that came closest, where none decided.
@@ -51,6 +56,7 @@ type Explainer struct {
 	// tracer runs the program that is attached (ingress only).
 	tracer *datapath.Tracer
 	local  *netset.Set
+	pods   *podPorts
 	notes  []string
 }
 
@@ -60,6 +66,9 @@ func (n *Node) Explainer(name string, way policy.Direction) (*Explainer, error) 
 	e := &Explainer{name: name, way: way}
 	record, snapshot, err := readInForce(n.RunDir)
 	if err != nil {
+		return nil, err
+	}
+	if e.pods, err = n.podPorts(); err != nil {
 		return nil, err
 	}
 	if e.record = record.named(name); e.record == nil {
@@ -113,6 +122,21 @@ func (e *Explainer) Close() error {
 
 // Explain says what becomes of a packet. Nothing is counted and nothing is sent.
 func (e *Explainer) Explain(f *frame.Frame) (*Explanation, error) {
+	x, err := e.byPolicy(f)
+	if err != nil || x.Verdict != policy.Tracked {
+		return x, err
+	}
+	// What the policy leaves tracked comes to the table of pods.
+	if p, _ := packet.Parse(f.Ethernet); p != nil {
+		if pod := e.pods.of(p); pod != "" {
+			x.Verdict, x.By, x.Pod, x.Rule, x.Closest = policy.Untracked, ByPod, pod, nil, nil
+		}
+	}
+	return x, nil
+}
+
+// byPolicy says what the policy makes of a packet.
+func (e *Explainer) byPolicy(f *frame.Frame) (*Explanation, error) {
 	x := &Explanation{Interface: e.name, Direction: e.way, Verdict: policy.Tracked, By: ByNoPolicy, Notes: slices.Clone(e.notes)}
 	if e.record == nil {
 		return x, nil
@@ -177,6 +201,10 @@ func (e *Explainer) placeNotes(x *Explanation, p *policy.Packet) {
 // qualify says what netfilter does with an arriving packet that the program says is untracked.
 func (e *Explainer) qualify(x *Explanation, p *policy.Packet, r *policy.Rule) {
 	if e.way != policy.Ingress || x.Verdict != policy.Untracked {
+		return
+	}
+	if !e.local.Contains(p.Dst) && e.pods.of(p) != "" {
+		x.Verdict = policy.Tracked // as far as the policy goes
 		return
 	}
 	if !e.local.Contains(p.Dst) {

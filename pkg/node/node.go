@@ -9,6 +9,8 @@
 //
 // Apply is idempotent and its record comes last: a caller killed at any point leaves a record that does not fit,
 // and the next call does it all again.
+//
+// Pods that ask for ports of their own come and go beside that, one by one: see [Node.AddPod].
 package node
 
 import (
@@ -128,7 +130,7 @@ func (n *Node) ensure(ctx context.Context, c *config.Config, start time.Time, fo
 		return nil, err
 	}
 	n.Log.Info("applying policy", "network", c.Network, "generation", plan.Generation, "reasons", reasons)
-	record, err = n.apply(c, plan, record, attempt)
+	record, err = n.apply(c, plan, record, force, attempt)
 	if err != nil {
 		attempt.ended(true)
 		return nil, err

@@ -40,6 +40,8 @@ const (
 	ProblemNoLog          = "no-log"
 	ProblemBridge         = "bridge"
 	ProblemUpper          = "upper-interface"
+	ProblemPodsTable      = "pods-table"
+	ProblemPodsUnheard    = "pods-unheard"
 	ProblemConntrackFull  = "conntrack-nearly-full"
 	ProblemRunDir         = "run-dir"
 )

@@ -50,7 +50,9 @@ type Record struct {
 	UsesAddresses bool `json:"usesAddresses,omitempty"`
 	// Table is the digest of table inet untracked.
 	Table string `json:"table"`
-	Rules int    `json:"rules"`
+	// PodsTable is that of table inet untracked-pods, empty where there is none.
+	PodsTable string `json:"podsTable,omitempty"`
+	Rules     int    `json:"rules"`
 	// Problems are those that apply met; Broken if one of them is.
 	Problems []Problem `json:"problems,omitempty"`
 	Broken   bool      `json:"broken,omitempty"`

@@ -19,8 +19,12 @@ func (n *Node) present() bool {
 			return true
 		}
 	}
+	if n.pods().Exist() {
+		return true
+	}
 	_, err := nft.InForce()
-	return !errors.Is(err, nft.ErrNoTable)
+	_, podsErr := nft.PodsInForce()
+	return !errors.Is(err, nft.ErrNoTable) || !errors.Is(podsErr, nft.ErrNoTable)
 }
 
 // remove takes the record first, so that a killed remove is seen as nothing applied, and then the table with both
@@ -35,6 +39,11 @@ func (n *Node) remove() error {
 	}
 	if err = nft.Remove(); errors.Is(err, nft.ErrNotSupported) {
 		err = nil
+	}
+	if podsErr := nft.RemovePods(); podsErr == nil {
+		err = errors.Join(err, n.pods().RemoveAll())
+	} else {
+		err = errors.Join(err, podsErr)
 	}
 	if moved := n.movedPins(record); moved != nil { // pinned where the conf list said, whatever --bpffs says
 		err = errors.Join(err, moved.Remove())

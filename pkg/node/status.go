@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 type Status struct {
 	Policy     PolicyStatus      `json:"policy"`
 	Interfaces []InterfaceStatus `json:"interfaces"`
+	Pods       PodsStatus        `json:"pods"`
 	Conntrack  Conntrack         `json:"conntrack"`
 	Problems   []ProblemStatus   `json:"problems"`
 
@@ -59,6 +61,13 @@ type Packets struct {
 	Fragment  uint64 `json:"fragment"`
 }
 
+// PodsStatus counts the pods that have ports of their own untracked, and those ports, each address's.
+type PodsStatus struct {
+	Mode  config.Pods `json:"mode"`
+	Count int         `json:"count"`
+	Ports int         `json:"ports"`
+}
+
 // Conntrack is how full the table of this network namespace is. Both are 0 where the kernel has no conntrack.
 type Conntrack struct {
 	Entries uint64 `json:"entries"`
@@ -79,6 +88,9 @@ const fillWarning = 0.9
 func (n *Node) Status() (*Status, error) {
 	s := &Status{Interfaces: []InterfaceStatus{}, Problems: []ProblemStatus{}, Conntrack: readConntrack()}
 	record, err := readRecord(n.RunDir)
+	if err == nil {
+		s.Pods, err = n.podsStatus(record)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +131,21 @@ func (n *Node) Status() (*Status, error) {
 	}
 	s.addFill()
 	return s, nil
+}
+
+func (n *Node) podsStatus(r *Record) (PodsStatus, error) {
+	s := PodsStatus{Mode: config.PodsIgnore}
+	if r != nil {
+		s.Mode = config.Pods(cmp.Or(r.Annotations[config.Prefix+"pods"], string(s.Mode)))
+	}
+	all, err := n.Pods()
+	for _, p := range tabled(all, n.failsafes()) {
+		s.Count++
+		for _, port := range p.Ports {
+			s.Ports += len(p.Addresses) * (int(port.Range.Last) - int(port.Range.First) + 1)
+		}
+	}
+	return s, err
 }
 
 // unreadable says what the next pod would fail with, if the files of the policy were changed into something wrong.

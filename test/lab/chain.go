@@ -269,7 +269,7 @@ func (c *Chain) Stdin(prevResult []byte) []byte {
 }
 
 // onNode are the commands that must be told where; the others read it in a conflist, or do not need it.
-var onNode = []string{"status", "rules", "explain", "monitor", "metrics", "remove"}
+var onNode = []string{"status", "rules", "pods", "explain", "monitor", "metrics", "remove"}
 
 // Untracked runs the operator's command on the node, against the lab's own bpffs and run-dir.
 func (l *Lab) Untracked(args ...string) (*Outcome, error) {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/node"
+	"github.com/untracked-cni/untracked/pkg/pods"
 )
 
 // Chaining begins with 0.3.0.
@@ -51,13 +52,28 @@ func cmdAdd(args *skel.CmdArgs) (err error) {
 	}
 	n, done := open(c)
 	defer done()
+	pod, err := podOf(n, c, args)
+	if err != nil {
+		return toCNI(err)
+	}
+	if err := ensure(n, c); err != nil {
+		return err
+	}
+	if err := pod.add(n, c); err != nil {
+		return err
+	}
+	return printResult(c)
+}
+
+// ensure puts the node's policy in force. That it cannot be is an error only where it is required.
+func ensure(n *node.Node, c *config.Config) error {
 	result, err := n.Ensure(context.Background(), c)
 	if err != nil && (c.Required || node.IsConfigError(err) || errors.Is(err, node.ErrLocked)) {
 		return toCNI(err)
 	}
 	if err != nil {
 		n.Log.Error("the node may be without the policy; the pod starts all the same", "error", err)
-		return printResult(c)
+		return nil
 	}
 	for _, p := range result.Problems {
 		if result.Changed || p.Broken {
@@ -67,7 +83,7 @@ func cmdAdd(args *skel.CmdArgs) (err error) {
 	if c.Required && result.Broken() {
 		return problemsError(codeDatapath, "the datapath that the config requires could not be set up", result.Problems)
 	}
-	return printResult(c)
+	return nil
 }
 
 // cmdCheck fails if the node drifted from the policy.
@@ -82,7 +98,16 @@ func cmdCheck(args *skel.CmdArgs) (err error) {
 	}
 	n, done := open(c)
 	defer done()
+	pod, err := podOf(n, c, args)
+	if err != nil {
+		return toCNI(err)
+	}
 	drift, err := n.Check(context.Background(), c)
+	if err == nil {
+		var missing []string
+		missing, err = pod.check(n)
+		drift = append(drift, missing...)
+	}
 	if err != nil {
 		return toCNI(err)
 	}
@@ -92,17 +117,40 @@ func cmdCheck(args *skel.CmdArgs) (err error) {
 	return nil
 }
 
-// cmdDel has nothing to take back: host interfaces keep their programs, and no map holds anything of a
-// container. It succeeds whatever the config is like.
+// cmdDel takes off what the pod asked for; host interfaces keep their programs. It succeeds whatever the config is like,
+// and whatever goes wrong: the next ADD finds out that the pod has vanished.
 func cmdDel(args *skel.CmdArgs) (err error) {
-	logCall("DEL", args, time.Now(), &err)
+	start := time.Now()
+	var failed error
+	if o := config.Options(args.StdinData); pods.At(o.RunDir).Has(attachment(args)) {
+		failed = onRecords(o, func(n *node.Node) error { return n.RemovePod(context.Background(), attachment(args)) })
+	}
+	logCall("DEL", args, start, &failed)
 	return nil
 }
 
-// cmdGC succeeds for the same reason, with and without a list of valid attachments.
+// cmdGC takes off the pods of this network that are not among the valid attachments. Where there is no list of those,
+// nothing is known.
 func cmdGC(args *skel.CmdArgs) (err error) {
-	logCall("GC", args, time.Now(), &err)
+	defer logCall("GC", args, time.Now(), &err)
+	network, valid, err := validAttachments(args.StdinData)
+	if err != nil || valid == nil {
+		return err
+	}
+	err = onRecords(config.Options(args.StdinData), func(n *node.Node) error {
+		return n.CollectPods(context.Background(), network, valid)
+	})
+	if err != nil {
+		return toCNI(err)
+	}
 	return nil
+}
+
+// onRecords works on the records of pods, for which a config need not be valid.
+func onRecords(o config.Locations, fn func(*node.Node) error) error {
+	log, done := openLog(o.LogFile, o.LogLevel)
+	defer done()
+	return fn(&node.Node{Version: pluginVersion, BPFFS: o.BPFFS, RunDir: o.RunDir, Log: log})
 }
 
 // cmdStatus only reads. An error here makes the whole node NotReady, so there is one only if the operator
@@ -127,23 +175,33 @@ func cmdStatus(args *skel.CmdArgs) error {
 // printResult writes the prevResult to stdout: byte for byte where it is of the config's version, as libcni
 // sends it, so that nothing a later version or another plugin put there gets lost.
 func printResult(c *config.Config) error {
-	// The main plugin may have answered in another version than it was asked in; libcni hands that on.
-	var own struct {
-		CNIVersion string `json:"cniVersion"`
-	}
-	_ = json.Unmarshal(c.PrevResult, &own)
-	prev, err := version.NewResult(cmp.Or(own.CNIVersion, c.CNIVersion), c.PrevResult)
+	prev, _, err := prevResult(c)
 	if err != nil {
-		return toCNI(&config.Error{Key: "prevResult", Problem: fmt.Sprintf("not a result of version %s: %v", c.CNIVersion, err)})
-	}
-	if _, err := types100.NewResultFromResult(prev); err != nil {
-		return toCNI(&config.Error{Key: "prevResult", Problem: err.Error()})
+		return toCNI(err)
 	}
 	if prev.Version() == c.CNIVersion {
 		_, err = os.Stdout.Write(append(bytes.TrimSpace(c.PrevResult), '\n'))
 		return err
 	}
 	return types.PrintResult(prev, c.CNIVersion)
+}
+
+// prevResult reads it in the version it is written in: the main plugin may have answered in another one than it was asked
+// in, and libcni hands that on. The second result is the same in the latest version.
+func prevResult(c *config.Config) (types.Result, *types100.Result, error) {
+	var own struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	_ = json.Unmarshal(c.PrevResult, &own)
+	prev, err := version.NewResult(cmp.Or(own.CNIVersion, c.CNIVersion), c.PrevResult)
+	if err != nil {
+		return nil, nil, &config.Error{Key: "prevResult", Problem: fmt.Sprintf("not a result of version %s: %v", c.CNIVersion, err)}
+	}
+	latest, err := types100.NewResultFromResult(prev)
+	if err != nil {
+		return nil, nil, &config.Error{Key: "prevResult", Problem: err.Error()}
+	}
+	return prev, latest, nil
 }
 
 // toCNI gives every error of this project its CNI code.
