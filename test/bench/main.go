@@ -44,13 +44,14 @@ type section struct {
 var sections = []section{
 	{"packets", "Cost of a packet, the full program by BPF_PROG_TEST_RUN; ratio to the empty program", emptyCase, benchPackets},
 	{"control", "Changing the policy, a CNI call from fork to exit (ratio to portmap's ADD), memory, the kernel's work", portmapCase, benchControl},
+	{"pods", "Pods with ports of their own: a CNI call from fork to exit (ratio to portmap's ADD), a datagram", "", benchPods},
 	{"connections", "Short TCP connections and new UDP flows over veth, real sockets, per second; ratio to no netfilter", "", benchConnections},
 }
 
 func main() {
 	out := flag.String("json", "", "write the rows to this file, too; with -plot: read them from it (bench.json)")
 	hasty := flag.Bool("quick", false, "fewer rounds and no large sets: to see that it works, not to measure")
-	only := flag.String("only", "", "one section: packets, control or connections")
+	only := flag.String("only", "", "one section: packets, control, pods or connections")
 	plots := flag.String("plot", "", "measure nothing, draw the plots of an earlier run into this directory")
 	flag.Parse()
 	e := full
