@@ -80,3 +80,18 @@ func TestPodRequestErrors(t *testing.T) {
 		t.Errorf("want all that is wrong: %v", err)
 	}
 }
+
+func TestWithoutFailsafes(t *testing.T) {
+	port := func(protocol uint8, first, last uint16) policy.Port {
+		return policy.Port{Protocol: protocol, Range: policy.PortRange{First: first, Last: last}}
+	}
+	ports := []policy.Port{port(policy.TCP, 20, 24), port(policy.TCP, 68, 68), port(policy.UDP, 66, 68), port(policy.UDP, 70, 70)}
+	want := []policy.Port{port(policy.TCP, 20, 21), port(policy.TCP, 23, 24), port(policy.TCP, 68, 68), port(policy.UDP, 66, 67), port(policy.UDP, 70, 70)}
+	if diff := cmp.Diff(want, WithoutFailsafes(ports, mustFailsafes("tcp:22,udp:10.0.0.0/8:68,udp:69"))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	all := []policy.Port{port(policy.TCP, 65534, 65535)}
+	if got := WithoutFailsafes(all, mustFailsafes("tcp:65534,tcp:65535")); len(got) != 0 {
+		t.Errorf("%v is left", got)
+	}
+}

@@ -4,9 +4,11 @@ package hostif
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TestInterruptedAddresses: a list that was not read to its end is read again, and never taken for the whole.
@@ -35,6 +37,27 @@ func TestInterruptedAddresses(t *testing.T) {
 		got, err := listAddrs()
 		if (err != nil) != c.refused || !errors.Is(err, c.with) && c.refused || reads != c.reads || !c.refused && len(got) != 2 || c.refused && got != nil {
 			t.Errorf("%s: %d addresses, %v, after %d readings; want %d readings, refused %v", c.name, len(got), err, reads, c.reads, c.refused)
+		}
+	}
+}
+
+func TestIsLocal(t *testing.T) {
+	inNewNetns(t)
+	link := addVeth(t, "v")
+	addAddr := func(text string) {
+		addr, err := netlink.ParseAddr(text)
+		must(t, err)
+		addr.Flags = unix.IFA_F_NODAD // or it is not the host's yet
+		must(t, netlink.AddrAdd(link, addr))
+	}
+	addAddr("192.0.2.1/24")
+	addAddr("2001:db8::1/64")
+	for text, want := range map[string]bool{
+		"192.0.2.1": true, "192.0.2.2": false, "127.0.0.9": true, "198.51.100.1": false, // no route leads there
+		"2001:db8::1": true, "2001:db8::2": false, "::1": true, "2001:db8:1::1": false,
+	} {
+		if got, err := IsLocal(netip.MustParseAddr(text)); err != nil || got != want {
+			t.Errorf("%s: %t, %v, want %t", text, got, err, want)
 		}
 	}
 }
