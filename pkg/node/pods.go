@@ -122,7 +122,7 @@ func (n *Node) addPod(store *pods.Store, c *config.Config, pod pods.Record) erro
 		return err
 	}
 	if err := n.edit(store, c.FailsafeInbound, out, append(in, pod)); err != nil {
-		return errors.Join(err, store.Remove(pod.ID, &pod))
+		return err // the record stays: with it, DEL and whoever writes the table anew know what there may be
 	}
 	n.Log.Info("ports of a pod are untracked", "pod", pod.Name(), "container", pod.Container, "addresses", pod.Addresses, "ports", pod.Ports, "sources", pod.Sources)
 	return nil
