@@ -177,24 +177,20 @@ func (n *Node) datapathDrift(c *config.Config, r *Record) (out, addresses []stri
 			add("%v", err)
 		}
 	}
-	if r.Table != "" {
-		switch digest, err := nft.InForce(); {
-		case errors.Is(err, nft.ErrNoTable):
-			add("table inet %s is missing", nft.TableName)
-		case err != nil:
-			add("%v", err)
-		case digest != r.Table:
-			add("table inet %s was changed", nft.TableName)
+	for _, table := range []struct {
+		name, applied string
+		read          func() (string, error)
+	}{{nft.TableName, r.Table, nft.InForce}, {nft.PodsTable, r.PodsTable, nft.PodsInForce}} {
+		if table.applied == "" {
+			continue
 		}
-	}
-	if r.PodsTable != "" {
-		switch digest, err := nft.PodsInForce(); {
-		case errors.Is(err, nft.ErrNoPodsTable):
-			add("table inet %s is missing", nft.PodsTable)
+		switch digest, err := table.read(); {
+		case errors.Is(err, nft.ErrNoTable):
+			add("table inet %s is missing", table.name)
 		case err != nil:
 			add("%v", err)
-		case digest != r.PodsTable:
-			add("table inet %s was changed", nft.PodsTable)
+		case digest != table.applied:
+			add("table inet %s was changed", table.name)
 		}
 	}
 	return out, addresses

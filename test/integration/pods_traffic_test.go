@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -118,17 +117,7 @@ func TestPodsPathMTU(t *testing.T) {
 		}
 		p := n.start("pod", asks)
 		const size = 4 << 20
-		learned := make(chan int, 8)
-		trafficAccept(t, p.NS, 6379, func(c net.Conn) error {
-			if err := trafficSend(c, size); err != nil {
-				return err
-			}
-			info, err := trafficTCPInfo(c)
-			if err == nil {
-				learned <- int(info.Pmtu)
-			}
-			return err
-		})
+		learned := trafficLearner(t, p.NS, 6379, size)
 		for i, f := range families {
 			target := netip.AddrPortFrom([]netip.Addr{p.v4, p.v6}[i], 6379)
 			c := trafficDial(t, far, f.clients[0], target)

@@ -39,6 +39,23 @@ func (n *trafficNode) narrow(mtu int) (far *lab.NS, families []trafficFamily) {
 	}
 }
 
+// trafficLearner serves so many bytes a connection, and then tells what path MTU it learned meanwhile.
+func trafficLearner(t testing.TB, ns *lab.NS, port uint16, size int) <-chan int {
+	t.Helper()
+	learned := make(chan int, 8)
+	trafficAccept(t, ns, port, func(c net.Conn) error {
+		if err := trafficSend(c, size); err != nil {
+			return err
+		}
+		info, err := trafficTCPInfo(c)
+		if err == nil {
+			learned <- int(info.Pmtu)
+		}
+		return err
+	})
+	return learned
+}
+
 // A router's "too big" about an untracked flow reaches the node's TCP through a firewall that drops INVALID,
 // and the transfer goes on in smaller packets.
 func TestTrafficPathMTU(t *testing.T) {
@@ -48,17 +65,7 @@ func TestTrafficPathMTU(t *testing.T) {
 			n := newTraffic(t, lab.Config{})
 			far, families := n.narrow(mtu)
 			const size = 4 << 20
-			learned := make(chan int, 8)
-			trafficAccept(t, n.Node, 6379, func(c net.Conn) error {
-				if err := trafficSend(c, size); err != nil {
-					return err
-				}
-				info, err := trafficTCPInfo(c)
-				if err == nil {
-					learned <- int(info.Pmtu)
-				}
-				return err
-			})
+			learned := trafficLearner(t, n.Node, 6379, size)
 			n.apply(map[string]string{"mode": mode, "ports": "tcp/6379"})
 			for _, f := range families {
 				capture := must(lab.NewCapture(n.Node, "eth0"))(t)
