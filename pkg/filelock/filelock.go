@@ -17,10 +17,14 @@ import (
 var ErrLocked = errors.New("locked by another process")
 
 // Lock takes the lock on a file, which it creates with its directory. It waits no longer than ctx allows. The holder may
-// remove the file: who waits for it finds that out and starts over.
+// remove the file, as its last act: who waits for it finds that out and starts over.
 func Lock(ctx context.Context, path string) (unlock func(), err error) {
 	for {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		dir := filepath.Dir(path)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			if errors.Is(err, os.ErrExist) && !isOther(dir) && ctx.Err() == nil {
+				continue // the directory came and went
+			}
 			return nil, fmt.Errorf("create run directory: %w", err)
 		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -42,6 +46,12 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 	}
+}
+
+// isOther reports whether something that is no directory is at a path.
+func isOther(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && !info.IsDir()
 }
 
 // flock waits in the kernel, and in a goroutine of its own because there is no deadline there: a hundred callers
