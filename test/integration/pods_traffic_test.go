@@ -34,6 +34,11 @@ func TestPodsTraffic(t *testing.T) {
 	if s := n.healthy(); s.Pods.Mode != "allow" || s.Pods.Count != 1 || s.Pods.Ports != 4 {
 		t.Errorf("status: pods %+v, want one with 2 ports of 2 addresses", s.Pods)
 	}
+	for command, want := range map[string]string{"status": "allow: 1 with 4 ports untracked", "pods": redis.v4.String() + "," + redis.v6.String() + "  tcp/6379,udp/53  any"} {
+		if out := must(n.lab.Untracked(command))(t); !strings.Contains(string(out.Stdout), want) {
+			t.Errorf("%s: %s%s, want %q", command, out.Stdout, out.Stderr, want)
+		}
+	}
 	for _, f := range n.ends(redis) {
 		for name, from := range map[string]struct {
 			ns      *lab.NS
