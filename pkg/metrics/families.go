@@ -36,6 +36,7 @@ func Families(m *node.Measurement, o Options) []Family {
 	b.applies(m.Applies)
 	b.interfaces(m)
 	b.rules(m.Rules, o.MaxRules)
+	b.pods(m.Status)
 	b.conntrack(m.Status)
 	b.problems(m.Status)
 	b.scrape(m, o.Took)
@@ -175,6 +176,15 @@ func merged(rules []node.RuleTraffic) []node.RuleTraffic {
 		out[i].Bytes += r.Bytes
 	}
 	return out
+}
+
+func (b *builder) pods(s *node.Status) {
+	var pods, ports []Sample
+	if s != nil {
+		pods, ports = append(pods, one(float64(s.Pods.Count))), append(ports, one(float64(s.Pods.Ports)))
+	}
+	b.add(Gauge, "pods", "Pods that have ports of their own untracked, by their annotations.", pods...)
+	b.add(Gauge, "pod_ports", "Ports that pods have untracked, each address's.", ports...)
 }
 
 func (b *builder) conntrack(s *node.Status) {

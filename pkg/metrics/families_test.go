@@ -25,6 +25,7 @@ func measured() *node.Measurement {
 		Status: &node.Status{
 			Policy:     node.PolicyStatus{Hash: "30bd", Generation: 7, Rules: 5, Network: "mynet"},
 			Interfaces: []node.InterfaceStatus{{Name: "eth0", Mode: "native", Attached: true}, {Name: "eth1"}},
+			Pods:       node.PodsStatus{Count: 50, Ports: 60},
 			Conntrack:  node.Conntrack{Entries: 30, Max: 40},
 			Problems:   []node.ProblemStatus{{Code: node.ProblemBridge}, {Code: "brand-new"}, {Code: "brand-new"}},
 		},
@@ -77,6 +78,8 @@ untracked_rule_bytes_total{interface="eth0",direction="ingress",tier="t",policy=
 untracked_rule_bytes_total{interface="eth0",direction="egress",tier="t",policy="a",index="0",action="Failsafe"} 400
 untracked_rule_bytes_total{interface="eth0",direction="egress",tier="t",policy="a",index="1",action="Allow"} 500
 untracked_rules_omitted 0
+untracked_pods 50
+untracked_pod_ports 60
 untracked_conntrack_entries 30
 untracked_conntrack_limit 40
 untracked_problem{code="bridge"} 1

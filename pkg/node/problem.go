@@ -42,6 +42,7 @@ const (
 	ProblemUpper          = "upper-interface"
 	ProblemPodsTable      = "pods-table"
 	ProblemPodsUnheard    = "pods-unheard"
+	ProblemTranslated     = "translated"
 	ProblemConntrackFull  = "conntrack-nearly-full"
 	ProblemRunDir         = "run-dir"
 )
@@ -51,7 +52,7 @@ var ProblemCodes = []string{
 	ProblemNotApplied, ProblemBadPolicy, ProblemDrift, ProblemBPFFS, ProblemNoInterface, ProblemForeignXDP, ProblemXDPRefused,
 	ProblemNoMetadata, ProblemNotAttached, ProblemTable, ProblemConntrack, ProblemConflict, ProblemFailsafePort,
 	ProblemEmptyPolicy, ProblemShadowed, ProblemNoHostEndpoint, ProblemNoLog, ProblemBridge, ProblemUpper, ProblemConntrackFull,
-	ProblemRunDir,
+	ProblemPodsTable, ProblemPodsUnheard, ProblemTranslated, ProblemRunDir,
 }
 
 // anyBroken reports whether something is not as the policy wants it.

@@ -4,6 +4,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -89,7 +90,7 @@ func (n *Node) Status() (*Status, error) {
 	s := &Status{Interfaces: []InterfaceStatus{}, Problems: []ProblemStatus{}, Conntrack: readConntrack()}
 	record, err := readRecord(n.RunDir)
 	if err == nil {
-		s.Pods, err = n.podsStatus(record)
+		err = s.addPods(n, record)
 	}
 	if err != nil {
 		return nil, err
@@ -133,19 +134,31 @@ func (n *Node) Status() (*Status, error) {
 	return s, nil
 }
 
-func (n *Node) podsStatus(r *Record) (PodsStatus, error) {
-	s := PodsStatus{Mode: config.PodsIgnore}
+// addPods counts the pods that have ports untracked, and finds those ports that are not reached for it.
+func (s *Status) addPods(n *Node, r *Record) error {
+	s.Pods.Mode = config.PodsIgnore
 	if r != nil {
-		s.Mode = config.Pods(cmp.Or(r.Annotations[config.Prefix+"pods"], string(s.Mode)))
+		s.Pods.Mode = config.Pods(cmp.Or(r.Annotations[config.Prefix+"pods"], string(s.Pods.Mode)))
 	}
 	all, err := n.Pods()
-	for _, p := range tabled(all, n.failsafes()) {
-		s.Count++
+	failsafes := n.failsafes()
+	for _, p := range tabled(all, failsafes) {
+		s.Pods.Count++
 		for _, port := range p.Ports {
-			s.Ports += len(p.Addresses) * (int(port.Range.Last) - int(port.Range.First) + 1)
+			s.Pods.Ports += len(p.Addresses) * (int(port.Range.Last) - int(port.Range.First) + 1)
 		}
 	}
-	return s, err
+	problems, natErr := n.translated(context.Background(), all, failsafes)
+	for _, p := range problems {
+		s.add(p)
+	}
+	if natErr != nil {
+		s.add(Problem{
+			Code: ProblemTranslated, Message: fmt.Sprintf("whether ports of pods are reached by translation is not known: %v", natErr),
+			Remedy: "look for them with `nft list ruleset` and `kubectl get endpointslices -A`",
+		})
+	}
+	return err
 }
 
 // unreadable says what the next pod would fail with, if the files of the policy were changed into something wrong.

@@ -88,7 +88,7 @@ func Name(namespace, pod, container string) string {
 func (r *Record) SetPorts(ports []policy.Port, sources *netset.Set) {
 	r.Ports, r.Sources = nil, nil
 	for _, p := range ports {
-		r.Ports = append(r.Ports, policy.ProtocolName(p.Protocol)+"/"+p.Range.String())
+		r.Ports = append(r.Ports, p.String())
 	}
 	if sources != nil {
 		for _, p := range sources.Prefixes() {

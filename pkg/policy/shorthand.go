@@ -24,6 +24,9 @@ type Port struct {
 	Range    PortRange
 }
 
+// String is as ParsePorts reads it, tcp/6379.
+func (p Port) String() string { return ProtocolName(p.Protocol) + "/" + p.Range.String() }
+
 // ParsePorts reads `tcp/6379,udp/53,tcp/7000-7100`: protocols with ports, ports from 1 to 65535.
 func ParsePorts(s string) ([]Port, error) {
 	var out []Port

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/untracked-cni/untracked/pkg/config"
+	"github.com/untracked-cni/untracked/pkg/nat"
 	"github.com/untracked-cni/untracked/pkg/node"
 	"github.com/untracked-cni/untracked/pkg/pods"
 )
@@ -23,6 +24,8 @@ import (
 type pod struct {
 	pods.Record
 	asks config.PodRequest
+	// mappings are its hostPorts, where the runtime tells them.
+	mappings []nat.PortMapping
 }
 
 // podOf reads what the pod asks for. An error is about its annotations.
@@ -46,6 +49,7 @@ func podOf(n *node.Node, c *config.Config, args *skel.CmdArgs) (*pod, error) {
 		return nil, err
 	}
 	p.Sandbox = pods.Sandbox(args.Netns)
+	p.mappings = portMappings(args.StdinData)
 	return p, nil
 }
 
@@ -57,6 +61,7 @@ func (p *pod) add(n *node.Node, c *config.Config) error {
 	err := n.AddPod(context.Background(), c, p.Record, p.asks)
 	switch {
 	case err == nil:
+		n.WarnTranslated(context.Background(), c, p.ID, p.mappings)
 	case errors.Is(err, node.ErrLocked):
 		return toCNI(err)
 	case c.Required:
@@ -108,6 +113,16 @@ func ownAddresses(c *config.Config, netns string) ([]netip.Addr, error) {
 		}
 	}
 	return out, nil
+}
+
+// portMappings are the pod's hostPorts. What is wrong with them is for the plugin that makes them to say.
+func portMappings(stdin []byte) []nat.PortMapping {
+	var conf struct {
+		RuntimeConfig json.RawMessage `json:"runtimeConfig"`
+	}
+	_ = json.Unmarshal(stdin, &conf)
+	mappings, _ := nat.PortMappings(conf.RuntimeConfig)
+	return mappings
 }
 
 // sameFile also knows a network namespace by another of its paths.
