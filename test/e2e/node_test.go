@@ -175,20 +175,21 @@ func (n *e2eNode) program() uint32 {
 	return must(lab.ReadHooks(n.Lab.Node, "eth0"))(n).XDP
 }
 
-// connections is how many of the node's tracked flows connections from outside have made to a port, of 10 to each of its
-// addresses that all succeed.
+// connections is how many of the node's tracked flows connections from outside have made to a port of its addresses.
 func (n *e2eNode) connections(port uint16) int {
 	n.Helper()
 	u := n.Lab.Uplinks[0]
+	return n.connect(n.Lab.Client, lab.LoadTCP, port, u.Node4, u.Node6)
+}
+
+// connect makes 10 flows to a port of each address, which must all succeed, and returns how many of them are tracked.
+func (n *e2eNode) connect(from *lab.NS, load func(*lab.NS, lab.Load) (lab.Report, error), port uint16, addresses ...netip.Addr) int {
+	n.Helper()
 	check(n, lab.FlushFlows(n.Lab.Node))
-	for _, target := range []struct {
-		to   netip.Addr
-		from []netip.Addr
-	}{{u.Node4, u.Client4}, {u.Node6, u.Client6}} {
-		const connections = 10
-		load := lab.Load{Target: netip.AddrPortFrom(target.to, port), Sources: target.from, Count: connections, Timeout: 20 * time.Second}
-		if r := must(lab.LoadTCP(n.Lab.Client, load))(n); r.OK != connections {
-			n.Errorf("connections to %s: %v (%v)", load.Target, r, r.FirstFailure)
+	for _, address := range addresses {
+		l := lab.Load{Target: netip.AddrPortFrom(address, port), Count: 10, Timeout: 20 * time.Second}
+		if r := must(load(from, l))(n); r.OK != l.Count {
+			n.Errorf("flows from %s to %s: %v (%v)", from.Name, l.Target, r, r.FirstFailure)
 		}
 	}
 	return must(lab.CountFlows(n.Lab.Node, lab.Port(port)))(n)

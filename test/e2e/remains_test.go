@@ -24,7 +24,7 @@ import (
 type remains struct {
 	// Ours. Maps and Programs are those that pins and hooks lead to; Records are files of the run directory.
 	Pins, Maps, Programs, Records int
-	// Of table inet untracked.
+	// Of the tables whose names begin with untracked.
 	Rules, Sets, Elements, Objects int
 	// The main plugin's and the runtime's.
 	Namespaces, Veths, Addresses, Results int
@@ -56,7 +56,7 @@ func (n *e2eNode) remains() (r remains) {
 	for id := range programs {
 		check(n, mapsOf(id, maps))
 	}
-	check(n, lab.In(n.Lab.Node, r.countTable))
+	check(n, lab.In(n.Lab.Node, r.countTables))
 	r.Maps, r.Programs = len(maps), len(programs)
 	for _, name := range must(lab.Links(n.Lab.Node))(n) {
 		if strings.HasPrefix(name, "veth") {
@@ -139,21 +139,29 @@ func pinned(path string, maps map[ebpf.MapID]bool, programs map[ebpf.ProgramID]b
 	return nil
 }
 
-// countTable counts what is in our table, in the thread's network namespace.
-func (r *remains) countTable() error {
+// tables are those of ours in the thread's network namespace.
+func tables(c *nftables.Conn) (ours []*nftables.Table, err error) {
+	all, err := c.ListTables()
+	for _, table := range all {
+		if strings.HasPrefix(table.Name, "untracked") {
+			ours = append(ours, table)
+		}
+	}
+	return ours, err
+}
+
+// countTables counts what is in our tables, in the thread's network namespace.
+func (r *remains) countTables() error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	ours, err := tables(c)
 	if err != nil {
 		return err
 	}
-	for _, table := range tables {
-		if table.Name != "untracked" {
-			continue
-		}
-		chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	for _, table := range ours {
+		chains, err := c.ListChainsOfTableFamily(table.Family)
 		if err != nil {
 			return err
 		}

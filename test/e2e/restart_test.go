@@ -95,7 +95,13 @@ func (n *e2eNode) reboot() {
 		if err != nil {
 			return err
 		}
-		c.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "untracked"})
+		ours, err := tables(c)
+		if err != nil {
+			return err
+		}
+		for _, table := range ours {
+			c.DelTable(table)
+		}
 		return c.Flush()
 	}))
 	// The kernel takes a link without a pin apart in its own time.

@@ -4,9 +4,9 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/untracked-cni/untracked/test/lab"
@@ -233,5 +233,5 @@ func (c *Containerd) cri(answer any, args ...string) {
 // KillPause kills the process that holds the pod's namespaces.
 func (c *Containerd) KillPause(pod string) {
 	c.m.t.Helper()
-	c.m.Run("/bin/kill", "-9", strconv.Itoa(c.Sandbox(pod).PID))
+	c.m.Run("/bin/sh", "-c", fmt.Sprintf("kill -9 %d", c.Sandbox(pod).PID))
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,7 +62,9 @@ func (m *Machine) StartKubelet(p *ControlPlane, settings ...map[string]any) *Kub
 		m.t.Fatal(err)
 	}
 	m.WriteFile(kubeletConfig, text, 0o600)
-	m.Run("/bin/mkdir", "-p", manifests)
+	if err := os.MkdirAll(m.Path(manifests), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
 	k := &Kubelet{client: m.httpClient()}
 	k.Process = m.startProcess("kubelet", func() *Cmd {
 		args := []string{"--config=" + kubeletConfig, "--hostname-override=" + nodeName, "--node-ip=" + node.String()}

@@ -42,8 +42,7 @@ type TB interface {
 	Failed() bool
 }
 
-// New makes a machine for a test, and takes it away with the test. The test is skipped without root, and without the
-// components unless the flag -e2e demands them.
+// New makes a machine for a test, and takes it away with the test. The test is skipped unless the flag -e2e asks for it.
 func New(t TB) *Machine {
 	t.Helper()
 	bin := components(t)
