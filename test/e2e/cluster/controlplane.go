@@ -60,6 +60,7 @@ func (m *Machine) StartControlPlane() *ControlPlane {
 	p.APIServer = start("kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--cert-dir=/run/apiserver",
 		"--bind-address=127.0.0.1", "--secure-port=6443", "--service-cluster-ip-range=10.96.0.0/16",
 		"--token-auth-file="+tokens, "--authorization-mode=AlwaysAllow", "--allow-privileged=true",
+		"--kubelet-preferred-address-types=InternalIP", // for kubectl logs and exec: nothing resolves the host name
 		"--disable-admission-plugins=ServiceAccount",
 		"--service-account-issuer="+apiserver, "--service-account-key-file="+signingKey, "--service-account-signing-key-file="+signingKey)
 	m.Await("the API answers", func() error {

@@ -110,7 +110,7 @@ func (m *Machine) printLogs() {
 }
 
 // patience bounds every wait for something that must come. Kubelet's slowest habit is once a minute.
-const patience = 2 * time.Minute
+const patience = 3 * time.Minute
 
 // Await waits until ok returns nil; its last error says what is amiss.
 func (m *Machine) Await(what string, ok func() error) {

@@ -92,6 +92,7 @@ func buildComponent(ctx context.Context, c cluster.Component, dir, source string
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return err
 	}
+	defer os.RemoveAll(tmp)
 	args, version := []string{"build", "-o", filepath.Join(tmp, c.Name)}, ""
 	cmd := exec.CommandContext(ctx, "go")
 	if c.Install != "" {
