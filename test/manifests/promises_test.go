@@ -97,6 +97,12 @@ func container(t *testing.T, pod *corev1.PodSpec, c *corev1.Container) {
 		}
 	}
 	if c.Name != "install" {
+		// What tells whether the policy is in force looks at the files that it was read from.
+		for _, arg := range pod.Containers[0].Args {
+			if dir, found := strings.CutPrefix(arg, "--state-dir="); found && !mounted[dir] {
+				t.Errorf("%s has no %s, where the policy is", c.Name, dir)
+			}
+		}
 		return
 	}
 	// The check is of what install does.
