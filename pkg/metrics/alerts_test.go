@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
@@ -30,6 +32,16 @@ func always(v float64) history { return func(int) float64 { return v } }
 // rises by a number each minute, up to some minutes ago.
 func rises(by float64, until int) history {
 	return func(minute int) float64 { return by * float64(min(minute, minutes-until)) }
+}
+
+// ends is a counter that rose by a number each minute, and is not there any more since some minutes ago.
+func ends(by float64, since int) history {
+	return func(minute int) float64 {
+		if minute > minutes-since {
+			return math.Float64frombits(value.StaleNaN)
+		}
+		return by * float64(minute)
+	}
 }
 
 // alarm are the alerts whose expressions are true at the end of a history, of a healthy node but for what is said. For how
@@ -59,7 +71,7 @@ func alarm(t *testing.T, alerts map[string]string, said map[string]history) []st
 	}
 	maps.Copy(all, said)
 	var data []storage.Series
-	for series, value := range all {
+	for series, at := range all {
 		parsed, err := parser.ParseMetric(series)
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +79,7 @@ func alarm(t *testing.T, alerts map[string]string, said map[string]history) []st
 		parsed = labels.NewBuilder(parsed).Set("instance", "n").Labels()
 		var points []promql.FPoint
 		for m := range minutes + 1 {
-			points = append(points, promql.FPoint{T: now.Add(time.Duration(m-minutes) * time.Minute).UnixMilli(), F: value(m)})
+			points = append(points, promql.FPoint{T: now.Add(time.Duration(m-minutes) * time.Minute).UnixMilli(), F: at(m)})
 		}
 		data = append(data, promql.NewStorageSeries(promql.Series{Metric: parsed, Floats: points}))
 	}
@@ -152,6 +164,7 @@ func TestAlertsFire(t *testing.T) {
 		"untracked traffic has ended, the table has room": {map[string]history{untracked: rises(6000, 8)}, nil},
 		"there never was any untracked traffic":           {map[string]history{"untracked_conntrack_entries{}": always(800), untracked: always(0)}, nil},
 		"the table fills and untracked traffic stalls":    {map[string]history{"untracked_conntrack_entries{}": always(800), untracked: rises(6000, 8)}, []string{"ConntrackFilling"}},
+		"the table fills and the counters are gone":       {map[string]history{"untracked_conntrack_entries{}": always(800), untracked: ends(6000, 8)}, []string{"ConntrackFilling"}},
 		"the table is full":                               {map[string]history{"untracked_conntrack_entries{}": always(950)}, []string{"ConntrackNearlyFull"}},
 		"a program is off": {
 			map[string]history{`untracked_interface_attached{interface="eth0",mode="native"}`: always(0), "untracked_policy_in_force{}": always(0), `untracked_problem{code="drift"}`: always(1)},
