@@ -31,7 +31,7 @@ type Translation struct {
 	First, Last netip.Addr
 	// Protocol is that of the packets, 0 where the rule is for any, or does not say it in a way that is understood.
 	Protocol uint8
-	// Ports are those it leads to: all, where the rule leaves the port as it is.
+	// Ports are those it leads to. Where the rule leaves the port as it is, that is From, or any if that is not known.
 	Ports policy.PortRange
 	// From is the port that packets have before, 0 where the rule does not say.
 	From uint16
@@ -42,7 +42,7 @@ type Translation struct {
 	Comment string
 }
 
-// everyPort is what a rule leads to that leaves the port as it is.
+// everyPort is what a rule leads to that leaves the port as it is, whichever it is.
 var everyPort = policy.PortRange{First: 0, Last: 65535}
 
 // LeadsTo reports whether translated packets may arrive at one of the ports.

@@ -164,7 +164,7 @@ func TestPlain(t *testing.T) {
 	}`, "nft", "-f", "-")
 	expect(t, found(t, "10.1.2.3", "fd00::3", "10.1.2.2"),
 		"10.1.2.3 tcp 6380: a nat rule for port 6379 (table ip nat, chain prerouting)",
-		"10.1.2.3 udp 0-65535: a nat rule for port 53 (table ip nat, chain prerouting)",
+		"10.1.2.3 udp 53: a nat rule for port 53 (table ip nat, chain prerouting)",
 		"10.1.2.3 udp 54: a nat rule (table ip nat, chain prerouting)",
 		"10.1.2.2 sctp 80-90: a nat rule (table ip nat, chain prerouting)",
 		"10.1.2.3 sctp 80-90: a nat rule (table ip nat, chain prerouting)",
@@ -218,7 +218,7 @@ COMMIT
 `)
 	expect(t, found(t, "10.1.2.3", "fd00::3"),
 		"10.1.2.3 tcp 6379: Service default/redis:6379 (table ip nat, chain KUBE-SEP-SXIVWICOYRO3J4NJ)",
-		"10.1.2.3 udp 0-65535: a nat rule for port 5353 (table ip nat, chain DOCKER)",
+		"10.1.2.3 udp 5353: a nat rule for port 5353 (table ip nat, chain DOCKER)",
 		"fd00::3 tcp 6379: Service default/redis:6379 (table ip6 nat, chain KUBE-SEP-SIX)",
 	)
 }

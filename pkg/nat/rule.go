@@ -95,6 +95,9 @@ func parseRule(t table, m netlink.Message) (*rule, error) {
 	if r.nat == nil && r.dnat == nil {
 		return nil, nil
 	}
+	if r.base.From != 0 {
+		r.base.Ports = policy.PortRange{First: r.base.From, Last: r.base.From} // unless it gives them another
+	}
 	return r, nil
 }
 
