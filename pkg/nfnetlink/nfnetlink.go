@@ -63,7 +63,7 @@ func Family(m netlink.Message) uint8 {
 
 // Get asks for one object.
 func (c *Conn) Get(end time.Time, family uint8, typ uint16, body []byte) (netlink.Message, error) {
-	replies, err := c.execute(end, Message(family, typ, netlink.Request, body))
+	replies, _, err := c.execute(end, Message(family, typ, netlink.Request, body))
 	if err == nil && len(replies) != 1 {
 		err = fmt.Errorf("%d replies instead of one", len(replies))
 	}
@@ -76,13 +76,9 @@ func (c *Conn) Get(end time.Time, family uint8, typ uint16, body []byte) (netlin
 // Dump asks for a list of objects until it gets one that no change interrupted, or returns ErrChanging.
 func (c *Conn) Dump(end time.Time, family uint8, typ uint16, body []byte) ([]netlink.Message, error) {
 	for {
-		replies, err := c.execute(end, Message(family, typ, netlink.Request|netlink.Dump, body))
+		replies, interrupted, err := c.execute(end, Message(family, typ, netlink.Request|netlink.Dump, body))
 		if err != nil {
 			return nil, err
-		}
-		interrupted := false
-		for _, m := range replies {
-			interrupted = interrupted || m.Header.Flags&netlink.DumpInterrupted != 0
 		}
 		if !interrupted {
 			return replies, nil
@@ -95,38 +91,56 @@ func (c *Conn) Dump(end time.Time, family uint8, typ uint16, body []byte) ([]net
 
 // execute sends a request and collects the replies to it. The kernel does its work while it takes the message, so that
 // the reply to one that was not refused is there at once.
-func (c *Conn) execute(end time.Time, request netlink.Message) ([]netlink.Message, error) {
+func (c *Conn) execute(end time.Time, request netlink.Message) (replies []netlink.Message, interrupted bool, err error) {
 	if err := c.SetDeadline(end); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	sent, err := c.Send(request)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var out []netlink.Message
-	for {
-		replies, err := c.Read()
+	var all collector
+	for done := false; !done; {
+		datagram, err := c.Read()
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		for _, m := range replies {
-			if m.Header.Sequence != sent.Header.Sequence {
-				continue
-			}
-			switch errno := ErrorOf(m); {
-			case errno == unix.EINVAL || errno == unix.EOPNOTSUPP: // nfnetlink knows no such subsystem
-				return nil, ErrNotSupported
-			case errno != 0:
-				return nil, errno
-			case m.Header.Type == netlink.Done:
-				return out, nil
-			}
-			out = append(out, m)
-			if m.Header.Flags&netlink.Multi == 0 {
-				return out, nil
-			}
+		if done, err = all.add(sent.Header.Sequence, datagram); err != nil {
+			return nil, false, err
 		}
 	}
+	return all.replies, all.interrupted, nil
+}
+
+// collector has the replies to one request.
+type collector struct {
+	replies []netlink.Message
+	// interrupted says that what was asked for changed meanwhile.
+	interrupted bool
+}
+
+// add takes in a datagram, of which some may answer former requests, and reports whether it was the last.
+func (c *collector) add(sequence uint32, datagram []netlink.Message) (done bool, err error) {
+	for _, m := range datagram {
+		if m.Header.Sequence != sequence {
+			continue
+		}
+		// Where what was left is gone, only the end of the dump says so.
+		c.interrupted = c.interrupted || m.Header.Flags&netlink.DumpInterrupted != 0
+		switch errno := ErrorOf(m); {
+		case errno == unix.EINVAL || errno == unix.EOPNOTSUPP: // nfnetlink knows no such subsystem
+			return false, ErrNotSupported
+		case errno != 0:
+			return false, errno
+		case m.Header.Type == netlink.Done:
+			return true, nil
+		}
+		c.replies = append(c.replies, m)
+		if m.Header.Flags&netlink.Multi == 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // ErrorOf is the error that a message tells of, 0 for none.

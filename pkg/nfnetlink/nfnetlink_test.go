@@ -69,6 +69,36 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// What interrupts a dump may leave nothing behind it that tells so but the dump's end.
+func TestInterruptedDump(t *testing.T) {
+	message := func(sequence uint32, typ netlink.HeaderType, flags netlink.HeaderFlags) netlink.Message {
+		return netlink.Message{Header: netlink.Header{Type: typ, Flags: flags, Sequence: sequence}, Data: make([]byte, 4)}
+	}
+	const (
+		object  = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE
+		done    = netlink.Done
+		multi   = netlink.Multi
+		changed = netlink.Multi | netlink.DumpInterrupted
+	)
+	for what, test := range map[string]struct {
+		datagram    []netlink.Message
+		interrupted bool
+		replies     int
+	}{
+		"nothing":             {[]netlink.Message{message(7, done, multi)}, false, 0},
+		"whole":               {[]netlink.Message{message(7, object, multi), message(7, object, multi), message(7, done, multi)}, false, 2},
+		"by another object":   {[]netlink.Message{message(7, object, multi), message(7, object, changed), message(7, done, multi)}, true, 2},
+		"nothing came after":  {[]netlink.Message{message(7, object, multi), message(7, done, changed)}, true, 1},
+		"a former one was it": {[]netlink.Message{message(6, done, changed), message(7, object, multi), message(7, done, multi)}, false, 1},
+	} {
+		var c collector
+		finished, err := c.add(7, test.datagram)
+		if !finished || err != nil || c.interrupted != test.interrupted || len(c.replies) != test.replies {
+			t.Errorf("%s: %+v, %v, %v", what, c, finished, err)
+		}
+	}
+}
+
 func TestDecode(t *testing.T) {
 	for _, data := range [][]byte{nil, {0}, {0, 0, 0}, {2, 0, 0, 0, 9, 0, 1, 0, 'x'}, {2, 0, 0, 0, 1}} {
 		n := 0
