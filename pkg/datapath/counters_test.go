@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ var testClock = clock{time.Unix(1_000_000, 0), 1000, 4 * time.Millisecond}
 // generationCounters are the maps of one generation, and a pretended past.
 type generationCounters struct {
 	t                testing.TB
+	rules            []policy.Rule
 	counters, ledger *ebpf.Map
 }
 
@@ -43,7 +45,7 @@ func newGenerationCounters(t testing.TB, rules ...policy.Rule) *generationCounte
 		counters.Close()
 		ledger.Close()
 	})
-	return &generationCounters{t, counters, ledger}
+	return &generationCounters{t, rules, counters, ledger}
 }
 
 // count adds to an entry as the programs do, spread over the CPUs.
@@ -70,9 +72,15 @@ func (g *generationCounters) rule(i int, packets, bytes uint64) {
 	g.count(counterRules+i, packets, bytes)
 }
 
+// counts are without the rules' identities, which are those of the rules in any case.
 func (g *generationCounters) counts() Counts {
 	g.t.Helper()
-	return newCounts(g.account(nil), testClock)
+	c := newCounts(g.account(nil), testClock)
+	if want := policy.IDs(g.rules); !slices.Equal(c.IDs, want) {
+		g.t.Errorf("rules %d, want %d", c.IDs, want)
+	}
+	c.IDs = nil
+	return c
 }
 
 func (g *generationCounters) carryTo(to *generationCounters) {
