@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -555,6 +556,41 @@ func TestCarryPins(t *testing.T) {
 		t.Errorf("after pruning: counts %+v, want 0 and 6 by rule, 2 denied in all", c)
 	}
 	b.wantPinned("after pruning", "./tables-5", "./counters-5", "./ledger-5", "./note-5", "./tc", "./xdp")
+}
+
+// Who reads counts while the pins of one generation after the other go is told of none that are missing.
+func TestCountsBesideGenerations(t *testing.T) {
+	b := newBench(t)
+	b.install(1, Native, udpRule(policy.Allow, 700))
+	b.send(700, 4)
+	counters, ledger, err := b.pins.openCounters(b.target.Index, 1)
+	b.must(err)
+	defer counters.Close()
+	defer ledger.Close()
+	var end atomic.Bool
+	turned := make(chan error, 1)
+	go func() {
+		turned <- func() error {
+			for gen := uint64(2); !end.Load(); gen++ {
+				path := func(what string, gen uint64) string { return b.pins.generation(b.target.Index, what, gen) }
+				if err := errors.Join(
+					pinMap(ledger, path(ledgerPin, gen)), pinMap(counters, path(countersPin, gen)),
+					os.Remove(path(countersPin, gen-1)), os.Remove(path(ledgerPin, gen-1)),
+				); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+	}()
+	for range 1000 {
+		if c, err := b.pins.Counts(b.target.Index); err != nil || c.Untracked.Packets != 4 {
+			t.Errorf("counts %+v, %v; want 4 untracked packets", c, err)
+			break
+		}
+	}
+	end.Store(true)
+	b.must(<-turned)
 }
 
 func TestCountsWithoutPins(t *testing.T) {

@@ -266,7 +266,14 @@ func loadMap(path string) (*ebpf.Map, error) {
 // Counts reads what an interface has counted up to now, also while one generation takes over from another. It returns an
 // error wrapping fs.ErrNotExist if the interface has no counters.
 func (p *Pins) Counts(ifindex int) (Counts, error) {
-	a, err := p.accounts(ifindex, func(*ebpf.Map, *account) error { return nil })
+	var a *account
+	var err error
+	for range 100 {
+		a, err = p.accounts(ifindex, func(*ebpf.Map, *account) error { return nil })
+		if !errors.Is(err, fs.ErrNotExist) {
+			break // or else what was listed has gone, and what took over from it is there by now
+		}
+	}
 	if err != nil {
 		return Counts{}, err
 	}
