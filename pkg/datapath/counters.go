@@ -186,6 +186,15 @@ type Counts struct {
 	IDs   []uint64
 }
 
+// Places finds the entry of a rule in Rules by its identity.
+func (c *Counts) Places() map[uint64]int {
+	out := make(map[uint64]int, len(c.IDs))
+	for at, id := range c.IDs {
+		out[id] = at
+	}
+	return out
+}
+
 func newCounts(a *account, c clock) Counts {
 	counters := make([]Counter, len(a.totals))
 	for i, t := range a.totals {

@@ -169,10 +169,7 @@ func (m *Meter) rules(record *Record, arrived []Traffic, leaving map[nft.Counter
 		}
 		list := &m.lists[i.List]
 		if c := counts[i.Name]; c != nil {
-			place := make(map[uint64]int, len(c.IDs))
-			for at, id := range c.IDs {
-				place[id] = at
-			}
+			place := c.Places()
 			for _, r := range list.ingress {
 				if at, ok := place[r.id]; ok {
 					out = append(out, r.traffic(i.Name, policy.Ingress, c.Rules[at].Packets, c.Rules[at].Bytes))

@@ -52,7 +52,8 @@ func (n *Node) notPinned() error {
 }
 
 // Rules lists the rules in force on every interface, in the order in which they are asked, arriving packets
-// first. It returns nothing where no policy has been applied.
+// first. It returns nothing where no policy has been applied. Beside an apply, a rule that is on record and no longer in
+// force on an interface has nothing counted there.
 func (n *Node) Rules() ([]RuleStatus, error) {
 	record, snapshot, err := readInForce(n.RunDir)
 	if err != nil || record == nil {
@@ -75,10 +76,11 @@ func (n *Node) Rules() ([]RuleStatus, error) {
 			return nil, err
 		}
 		rules := snapshot.rules(i.List)
-		for place := range rules.Ingress {
-			s := RuleStatus{Interface: i.Name, Direction: policy.Ingress, RuleText: TextOf(&rules.Ingress[place])}
-			if place < len(counts.Rules) {
-				c := counts.Rules[place]
+		place := counts.Places()
+		for n, id := range policy.IDs(rules.Ingress) {
+			s := RuleStatus{Interface: i.Name, Direction: policy.Ingress, RuleText: TextOf(&rules.Ingress[n])}
+			if at, ok := place[id]; ok {
+				c := counts.Rules[at]
 				s.Packets, s.Bytes = c.Packets, c.Bytes
 				if !c.Last.IsZero() {
 					s.LastMatched = &c.Last
@@ -86,8 +88,8 @@ func (n *Node) Rules() ([]RuleStatus, error) {
 			}
 			out = append(out, s)
 		}
-		for place, id := range policy.IDs(rules.Egress) {
-			s := RuleStatus{Interface: i.Name, Direction: policy.Egress, RuleText: TextOf(&rules.Egress[place])}
+		for n, id := range policy.IDs(rules.Egress) {
+			s := RuleStatus{Interface: i.Name, Direction: policy.Egress, RuleText: TextOf(&rules.Egress[n])}
 			c := leaving[nft.CounterKey{Interface: i.Name, RuleID: id}]
 			s.Packets, s.Bytes = c.Packets, c.Bytes
 			out = append(out, s)

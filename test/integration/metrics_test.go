@@ -374,6 +374,16 @@ func TestMetricsBesideApplies(t *testing.T) {
 				}
 			}
 			rises("applies", m.Applies.Total)
+			// What `untracked rules` lists, too.
+			rules, err := cniNodeOf(n.lab).Rules()
+			if err != nil && !errors.Is(err, node.ErrChanging) {
+				t.Error(err)
+			}
+			for _, r := range rules {
+				if want := map[string]uint64{"served": sent}[r.Policy]; r.Action == policy.Allow.String() && r.Packets != want {
+					t.Errorf("listed rule %+v, want %d packets", r, want)
+				}
+			}
 			return nil
 		}))
 	}
