@@ -27,21 +27,21 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 			}
 			return nil, fmt.Errorf("create run directory: %w", err)
 		}
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		w, err := begin(path)
 		if err != nil {
 			if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil {
 				continue // the directory was taken away in between
 			}
 			return nil, fmt.Errorf("open lock: %w", err)
 		}
-		err = flock(ctx, f)
+		err = w.end(ctx)
 		if errors.Is(err, ErrLocked) {
 			return nil, fmt.Errorf("%w: gave up waiting for %s; %s", err, path, holder(path))
 		}
-		if err == nil && IsStillAt(f, path) {
-			return func() { f.Close() }, nil
+		if err == nil && IsStillAt(w.file, path) {
+			return func() { w.file.Close() }, nil
 		}
-		f.Close()
+		w.file.Close()
 		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
@@ -52,30 +52,6 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 func isOther(path string) bool {
 	info, err := os.Lstat(path)
 	return err == nil && !info.IsDir()
-}
-
-// flock waits in the kernel, and in a goroutine of its own because there is no deadline there: a hundred callers
-// that asked again and again would leave the one that works no processor. After ErrLocked it closes f when it can.
-func flock(ctx context.Context, f *os.File) error {
-	got := make(chan error, 1)
-	go func() {
-		for {
-			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-				got <- err
-				return
-			}
-		}
-	}()
-	select {
-	case err := <-got:
-		return err
-	case <-ctx.Done():
-		go func() {
-			<-got
-			f.Close()
-		}()
-		return ErrLocked
-	}
 }
 
 // TryLock takes the lock on an open file if nobody has it, and keeps it until the file is closed.
