@@ -10,12 +10,13 @@ import (
 	"github.com/untracked-cni/untracked/test/e2e/cluster"
 )
 
-// A hundred pods that come at once and go at once leave nothing.
+// A hundred pods with ports of their own that come at once and go at once leave nothing.
 func TestStorm(t *testing.T) {
 	const pods = 100
 	for _, r := range cluster.Runtimes {
 		t.Run(r.Name, func(t *testing.T) {
 			n := newNode(t, r, policy())
+			n.allowPods("allow")
 			n.run("first")
 			before, program := n.remains(), n.program()
 
@@ -25,7 +26,7 @@ func TestStorm(t *testing.T) {
 			}
 			begin := time.Now()
 			for _, name := range names {
-				n.kubelet.WritePod(cluster.Pod{Name: name})
+				n.kubelet.WritePod(annotated(name))
 			}
 			n.kubelet.AwaitRunning(names...)
 			up, during := time.Since(begin), n.remains()
@@ -41,6 +42,9 @@ func TestStorm(t *testing.T) {
 			n.wantRemains(before)
 			if during.Veths != before.Veths+pods || during.Addresses != before.Addresses+2*pods {
 				t.Errorf("with %d pods more: %v; before: %v", pods, during, before)
+			}
+			if during.Elements <= before.Elements || during.Records <= before.Records {
+				t.Errorf("with %d pods more that have ports: %v; before: %v", pods, during, before)
 			}
 			if got := n.program(); got != program {
 				t.Errorf("program %d is on eth0, was %d before the storm", got, program)
