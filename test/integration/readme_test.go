@@ -88,9 +88,9 @@ func readmeShell(t *testing.T) (blocks []readmeBlock) {
 		switch b.language {
 		case "sh":
 			blocks = append(blocks, b)
-		case "json", "text":
+		case "json", "yaml", "text":
 		default:
-			t.Errorf("line %d: a block of language %q; want sh, console, json or text, so that it is clear what is run", b.line, b.language)
+			t.Errorf("line %d: a block of language %q; want sh, console, json, yaml or text, so that it is clear what is run", b.line, b.language)
 		}
 	}
 	return blocks
@@ -344,6 +344,9 @@ func TestReadmeConflists(t *testing.T) {
 				continue
 			}
 			text, _, _ = strings.Cut(heredoc, "\nEOF\n")
+			if !strings.HasPrefix(text, "{") {
+				continue // annotations.yaml, which a command of the block reads
+			}
 		} else if b.language != "json" {
 			continue
 		}
@@ -382,9 +385,6 @@ func TestReadmeAnnotations(t *testing.T) {
 		t.Fatalf("the error does not list the known keys: %v", err)
 	}
 	known := strings.Split(list, ", ")
-	reserved := []string{"pods"}
-	known = slices.DeleteFunc(known, func(k string) bool { return slices.Contains(reserved, k) })
-
 	_, section, _ := strings.Cut(readmeText(t), "\n## Annotations\n")
 	section, _, _ = strings.Cut(section, "\n### ")
 	var documented []string
@@ -398,10 +398,24 @@ func TestReadmeAnnotations(t *testing.T) {
 	if !slices.Equal(known, documented) {
 		t.Errorf("the README documents\n%q, the parser knows\n%q", documented, known)
 	}
-	for _, key := range reserved {
-		if !strings.Contains(section, "`"+key+"`") {
-			t.Errorf("the README does not say that %s is refused", key)
+}
+
+// A pod may have the annotations that the README gives it.
+func TestReadmePod(t *testing.T) {
+	var annotations map[string]string
+	for _, b := range readmeBlocks(t) {
+		for _, a := range regexp.MustCompile(`(untracked\.cni/\S+): "([^"]*)"`).FindAllStringSubmatch(b.text, -1) {
+			if b.language == "yaml" {
+				if annotations == nil {
+					annotations = map[string]string{}
+				}
+				annotations[a[1]] = a[2]
+			}
 		}
+	}
+	c := config.Config{PodAnnotations: annotations}
+	if asked, err := c.PodRequest("readme"); err != nil || len(asked.Ports) == 0 || asked.Sources == nil {
+		t.Errorf("the pod of the README asks for %+v by %v (%v), want ports and sources", asked, annotations, err)
 	}
 }
 
