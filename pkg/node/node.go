@@ -214,7 +214,7 @@ func (n *Node) Ready(c *config.Config) error {
 			broken = append(broken, p.String())
 		}
 	}
-	return fmt.Errorf("%s; then run `untracked apply`", strings.Join(broken, "; "))
+	return errors.New(strings.Join(broken, "; "))
 }
 
 // Remove takes everything off the node: programs, links, pins, table, records. It reports whether there was

@@ -175,6 +175,7 @@ func (n *clusterNode) awaitPolicy(former string) (hash string) {
 // The whole life of an installation: one kubectl apply, pods, a main plugin that rewrites its conf list, an edited policy, a typo,
 // an upgrade, and away again.
 func TestDaemonSet(t *testing.T) {
+	t.Parallel()
 	n := newCluster(t)
 	n.wantTracked()
 
