@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -52,6 +53,12 @@ func TestIsLocal(t *testing.T) {
 	}
 	addAddr("192.0.2.1/24")
 	addAddr("2001:db8::1/64")
+	// The kernel makes the route of an IPv6 address in its own time.
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if local, err := IsLocal(netip.MustParseAddr("2001:db8::1")); local || err != nil {
+			break
+		}
+	}
 	for text, want := range map[string]bool{
 		"192.0.2.1": true, "192.0.2.2": false, "127.0.0.9": true, "198.51.100.1": false, // no route leads there
 		"2001:db8::1": true, "2001:db8::2": false, "::1": true, "2001:db8:1::1": false,

@@ -187,6 +187,15 @@ func cniSame(t testing.TB, what string, before, after cniState) {
 	}
 }
 
+// cniSameButCount is cniSame after a policy was refused, which is counted as an apply that failed.
+func cniSameButCount(t testing.TB, what string, before, after cniState) {
+	t.Helper()
+	for _, s := range []*cniState{&before, &after} {
+		s.Files = slices.DeleteFunc(slices.Clone(s.Files), func(f string) bool { return strings.HasPrefix(f, "applies.json ") })
+	}
+	cniSame(t, what, before, after)
+}
+
 // cniPins lists what is in the BPF file system, with the IDs of the objects if so wanted.
 func cniPins(t testing.TB, l *lab.Lab, ids bool) (out []string) {
 	t.Helper()

@@ -25,7 +25,7 @@ func Linear(t *testing.T, n int, prepare func(n int) (work func())) {
 	// Whatever else runs holds up some rounds: each of the two counts as the fastest that it ever was.
 	few, many := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
 	workOnFew, workOnMany := prepare(n), prepare(4*n)
-	for range 12 {
+	for range 40 {
 		few, many = min(few, measure(workOnFew)), min(many, measure(workOnMany))
 		if many <= 8*few {
 			return
