@@ -28,7 +28,7 @@ var testSets = []testSet{
 		"TestDifferential", "TestLargeSets", "TestLargestLists", "TestLayout", "TestFixtures", "TestActions",
 		"TestMapsOfPrograms", "TestEventPackets", "TestTracerLayer3", "TestTracerFarHeaders",
 	}, []string{"-datapath.percent=3", "-test.skip=^TestClsact$/^generic$"}},
-	{"pkg/nft", []string{"TestDifferential", "TestApply"}, []string{"-nft.lists=15"}},
+	{"pkg/nft", []string{"TestDifferential", "TestApply", "TestPodsComeAndGo", "TestPodsPackets"}, []string{"-nft.lists=15"}},
 }
 
 // pattern is for -test.run.
