@@ -14,6 +14,10 @@ import (
 // table of the kernel that all pods share.
 const MaxPodPorts = 1000
 
+// MaxPodSources is how many networks a pod may name: the kernel takes one out of the set that all pods share in a time that
+// grows with the set, some 0.1 ms for each thousand.
+const MaxPodSources = 100
+
 // PodRequest is what a pod asks for: ports of its own addresses, in order and without duplicates.
 type PodRequest struct {
 	Ports   []policy.Port // none: it asks for nothing
@@ -39,7 +43,7 @@ func (c *Config) PodRequest(pod string) (PodRequest, error) {
 			if _, ok := c.PodAnnotations[podPortsKey]; !ok {
 				e = problem(value, "does nothing without %s; want both or neither", podPortsKey)
 			} else {
-				e = setNets(&r.Sources, value)
+				e = podSources(&r.Sources, value)
 			}
 		default:
 			e = problem(value, "unknown key; want %s or %s, the only ones that a pod can have", podPortsKey, podSourcesKey)
@@ -53,6 +57,17 @@ func (c *Config) PodRequest(pod string) (PodRequest, error) {
 		return PodRequest{}, join(errs)
 	}
 	return r, nil
+}
+
+func podSources(to **netset.Set, value string) *Error {
+	if e := setNets(to, value); e != nil {
+		return e
+	}
+	if n := len((*to).Prefixes()); n > MaxPodSources {
+		return problem(fmt.Sprintf("%.32s…", value), "%d networks; want at most %d: name larger ones that hold these, or leave %s out and have a network policy keep others out",
+			n, MaxPodSources, podSourcesKey)
+	}
+	return nil
 }
 
 func podPorts(value string, failsafes []policy.FailsafePort) ([]policy.Port, *Error) {

@@ -4,6 +4,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -16,6 +17,15 @@ import (
 
 func podConfig(annotations map[string]string) *Config {
 	return &Config{PodAnnotations: annotations, FailsafeInbound: mustFailsafes("tcp:22,udp:10.0.0.0/8:68")}
+}
+
+// manySources are n addresses of which no two make a larger network.
+func manySources(n int) string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf("10.0.0.%d", 2*i))
+	}
+	return strings.Join(out, ",")
 }
 
 func TestPodRequest(t *testing.T) {
@@ -59,6 +69,7 @@ func TestPodRequestErrors(t *testing.T) {
 		{podSourcesKey, "10.0.0.0/8", "", "does nothing without untracked.cni/ports"},
 		{podSourcesKey, "10.0.0.0/40", "tcp/1", `"10.0.0.0/40"`},
 		{podSourcesKey, "", "tcp/1", "empty"},
+		{podSourcesKey, manySources(101), "tcp/1", "101 networks; want at most 100"},
 		{Prefix + "port", "tcp/1", "tcp/1", "unknown key; want untracked.cni/ports or untracked.cni/sources"},
 		{Prefix + "deny", "0.0.0.0/0", "", "unknown key"},
 	} {
