@@ -328,14 +328,18 @@ func (a *applier) podsTable() error {
 		if err := a.dismissPods(store); err != nil {
 			return err
 		}
-		if left, err := store.List(); err != nil || len(left) == 0 {
-			return errors.Join(err, store.RemoveAll(), nft.RemovePods())
+		left, err := store.List()
+		if err != nil {
+			return err
 		}
-		a.result.PodsTable = nft.PodsDigest() // for those of other networks
-		return nil
+		if len(left) == 0 {
+			return errors.Join(store.RemoveAll(), nft.RemovePods())
+		}
+		// Those of other networks go on to need the table.
 	}
+	// An attempt that failed may have written it with other failsafes than those on record.
 	const failsafes = config.Prefix + policy.FailsafeInbound
-	same := a.old != nil && a.old.Annotations[failsafes] == a.config.Annotations[failsafes]
+	same := a.old != nil && !a.old.Broken && a.old.Annotations[failsafes] == a.config.Annotations[failsafes]
 	digest, err := nft.PodsInForce()
 	if a.forced || !same || err != nil || digest != nft.PodsDigest() {
 		if err := a.rewritePods(store, a.config.FailsafeInbound, nil); err != nil {

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"testing"
+)
+
+// A network that ignores pods keeps the table that those of another one need.
+func TestPodsOfAnotherNetwork(t *testing.T) {
+	n := newPods(t)
+	ns := n.sandbox("pod")
+	asks := map[string]string{"ports": "tcp/6379"}
+	n.wantCall("ADD", podsCall{Container: "own", Netns: ns.Path, Addresses: []string{"10.88.0.4/16"}, Asks: asks})
+	c := podsCall{Container: "aaa", Netns: ns.Path, Addresses: []string{"10.99.0.5/16"}, Asks: asks, More: map[string]any{"name": "another-net"}}
+	n.wantCall("ADD", c)
+	n.annotations["pods"] = "ignore"
+	n.ask(nil)
+	ignored := podsCall{Container: "bbb", Netns: ns.Path, Addresses: []string{"10.88.0.6/16"}}
+	n.wantCall("ADD", ignored)
+	n.wantPods("aaa [10.99.0.5]")
+	n.wantElements(2)
+	for _, harm := range []string{"flush ruleset", "flush chain inet untracked-pods pods4"} {
+		nftCommand(t, n.Node, harm)
+		n.wantCall("ADD", ignored)
+		n.wantElements(2)
+		if s, _ := n.status(); len(s.Problems) > 0 {
+			for _, p := range s.Problems {
+				if p.Code == "drift" {
+					t.Errorf("after %s: %s", harm, p.Message)
+				}
+			}
+		}
+	}
+}
+
+// What an apply that failed did to the table of pods is undone by the next.
+func TestPodsFailsafeAfterFailure(t *testing.T) {
+	n := newPods(t, "failsafe-inbound", "tcp:7001", "required", "true")
+	ns := n.sandbox("pod")
+	other := podsCall{Container: "bbb", Netns: ns.Path, Addresses: []string{"10.88.0.6/16"}}
+	n.wantCall("ADD", other)
+	was := n.annotations
+	n.annotations = map[string]string{}
+	for k, v := range was {
+		n.annotations[k] = v
+	}
+	n.annotations["required"], n.annotations["failsafe-inbound"], n.annotations["bpffs"] = "false", "tcp:7005", "/proc/nothing"
+	n.ask(nil)
+	n.wantCall("ADD", podsCall{Container: "aaa", Netns: ns.Path, Addresses: []string{"10.88.0.5/16"}, Asks: map[string]string{"ports": "tcp/7000-7002"}})
+	n.wantOwner("10.88.0.5 tcp/7001", "aaa/eth0")
+	n.annotations = was
+	n.ask(nil)
+	n.wantCall("ADD", other)
+	n.wantOwner("10.88.0.5 tcp/7001", "")
+	n.wantElements(4)
+}
