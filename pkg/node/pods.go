@@ -292,11 +292,29 @@ func (n *Node) Pods() ([]pods.Record, error) {
 	return all, err
 }
 
-// CheckPod returns what an attachment should have untracked and has not.
-func (n *Node) CheckPod(pod pods.Record, asked config.PodRequest) ([]string, error) {
+// CheckPod returns what an attachment should have untracked and has not. As with [Node.Check], what its ADD let pass is no
+// drift unless the config says required: a run directory that nothing can be written to, and a kernel without the table.
+func (n *Node) CheckPod(c *config.Config, pod pods.Record, asked config.PodRequest) ([]string, error) {
 	if len(asked.Ports) == 0 || len(n.takeable(pod.Addresses)) == 0 {
 		return nil, nil
 	}
+	missing, err := n.missingOf(pod)
+	if err == nil && len(missing) == 0 || c.Required {
+		return missing, err
+	}
+	why := cannotRecord(n.RunDir)
+	if r, err := readRecord(n.RunDir); why == nil && err == nil && r != nil && r.met(ProblemPodsTable) {
+		why = errors.New("the table of pods could not be written")
+	}
+	if why != nil {
+		n.Log.Warn("the ports of a pod are not checked", "pod", pod.Name(), "error", why)
+		return nil, nil
+	}
+	return missing, err
+}
+
+// missingOf returns what an attachment has on record, and not in the table.
+func (n *Node) missingOf(pod pods.Record) ([]string, error) {
 	r, err := n.pods().Read(pod.ID)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,10 @@
 package integration
 
 import (
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A network that ignores pods keeps the table that those of another one need.
@@ -54,4 +57,42 @@ func TestPodsFailsafeAfterFailure(t *testing.T) {
 	n.wantCall("ADD", other)
 	n.wantOwner("10.88.0.5 tcp/7001", "")
 	n.wantElements(4)
+}
+
+// A run directory that is full, or read-only, keeps pods from having ports untracked, and not from starting, from passing
+// CHECK, or from going away with what they have.
+func TestPodsRunDir(t *testing.T) {
+	n := newPods(t)
+	badDayRunDir(t, n.lab)
+	ns := n.sandbox("pod")
+	asks := map[string]string{"ports": "tcp/6379"}
+	has := podsCall{Container: "aaa", Netns: ns.Path, Addresses: []string{"10.88.0.5/16"}, Asks: asks}
+	late := podsCall{Container: "bbb", Netns: ns.Path, Addresses: []string{"10.88.0.6/16"}, Asks: asks}
+	tracked := func(room string) {
+		t.Helper()
+		out := n.wantCall("ADD", late)
+		if text := string(out.Stderr); !strings.Contains(text, "the ports of a pod stay tracked") || !strings.Contains(text, room) {
+			t.Errorf("ADD does not say %q: %s", room, text)
+		}
+		if out := n.wantCall("CHECK", late); !strings.Contains(string(out.Stderr), "the ports of a pod are not checked") {
+			t.Errorf("CHECK says nothing: %s", out.Stderr)
+		}
+	}
+	n.wantCall("ADD", has)
+	free := badDayFill(t, n.lab)
+	tracked("no space left on device")
+	n.wantElements(2)
+	n.wantCall("DEL", has)
+	n.wantElements(0)
+	free()
+	n.wantCall("ADD", has)
+	check(t, unix.Mount("", n.lab.RunDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	tracked("read-only file system")
+	n.wantCall("DEL", has) // in vain, and the next ADD sees to it
+	check(t, unix.Mount("", n.lab.RunDir, "", unix.MS_REMOUNT, ""))
+	check(t, unix.Unmount(ns.Path, unix.MNT_DETACH))
+	n.wantCall("ADD", podsCall{Container: "ccc", Netns: n.sandbox("other").Path, Addresses: []string{"10.88.0.7/16"}})
+	n.wantElements(0)
+	n.wantPods()
+	n.healthy()
 }

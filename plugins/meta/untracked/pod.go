@@ -73,11 +73,11 @@ func (p *pod) add(n *node.Node, c *config.Config) error {
 }
 
 // check lists what the pod asks for and has not.
-func (p *pod) check(n *node.Node) ([]string, error) {
+func (p *pod) check(n *node.Node, c *config.Config) ([]string, error) {
 	if p == nil {
 		return nil, nil
 	}
-	return n.CheckPod(p.Record, p.asks)
+	return n.CheckPod(c, p.Record, p.asks)
 }
 
 func attachment(args *skel.CmdArgs) pods.ID {

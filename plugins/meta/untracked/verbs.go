@@ -105,7 +105,7 @@ func cmdCheck(args *skel.CmdArgs) (err error) {
 	drift, err := n.Check(context.Background(), c)
 	if err == nil {
 		var missing []string
-		missing, err = pod.check(n)
+		missing, err = pod.check(n, c)
 		drift = append(drift, missing...)
 	}
 	if err != nil {
