@@ -39,6 +39,20 @@ func (e *podElement) String() string {
 	return fmt.Sprintf("%s %s/%d", own, policy.ProtocolName(rest[0]), binary.BigEndian.Uint16(rest[4:]))
 }
 
+// twin is the same in the quoted set.
+func (e podElement) twin() podElement {
+	e.quoted = true
+	return e
+}
+
+// elementPlace is where an element is, whatever it says.
+type elementPlace struct {
+	podSet
+	key string
+}
+
+func (e *podElement) place() elementPlace { return elementPlace{e.podSet, string(e.key)} }
+
 // elements are all that a pod has. They are valid after the next one, too.
 func (p *Pod) elements() iter.Seq[podElement] {
 	return func(yield func(podElement) bool) {
@@ -171,6 +185,21 @@ func (s *socket) owner(e podElement) (string, error) {
 		return "", fmt.Errorf("ask for %s: %w", &e, err)
 	}
 	return ownerOf(label), nil
+}
+
+// owners tells whose all elements are.
+func (s *socket) owners() (map[elementPlace]string, error) {
+	out := map[elementPlace]string{}
+	for _, set := range podSets {
+		elements, err := s.podElements(set)
+		if err != nil {
+			return nil, err
+		}
+		for i := range elements {
+			out[elements[i].place()] = ownerOf(elements[i].label)
+		}
+	}
+	return out, nil
 }
 
 // labelOf is the comment on the one element of a reply.

@@ -144,6 +144,12 @@ func TestPodsTableChanged(t *testing.T) {
 	}
 	must(t, WritePods([]Pod{p}))
 	command(t, "", "nft", "flush", "set", "inet", PodsTable, "quoted-sourced4")
+	// However many are asked about, and thereby however the table is read.
+	for _, more := range [][]Pod{nil, make([]Pod, fewPods)} {
+		if missing, err := MissingPods(append(more, p)...); err != nil || len(missing) != 3 {
+			t.Errorf("missing %q, %v, want the three ports", missing, err)
+		}
+	}
 	if err := EditPods([]Pod{p}, nil); !errors.Is(err, ErrPodsTableChanged) {
 		t.Errorf("with half of the elements gone: %v", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/compiler"
 	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/datapath"
+	"github.com/untracked-cni/untracked/pkg/nft"
 )
 
 // Status is the state of the node.
@@ -147,6 +148,13 @@ func (s *Status) addPods(n *Node, r *Record) error {
 		for _, port := range p.Ports {
 			s.Pods.Ports += len(p.Addresses) * (int(port.Range.Last) - int(port.Range.First) + 1)
 		}
+	}
+	if lost := n.lostPorts(); len(lost) > 0 {
+		message := fmt.Sprintf("%s of a pod is not in table inet %s", lost[0], nft.PodsTable)
+		if more := len(lost) - 1; more > 0 {
+			message += fmt.Sprintf(", nor are %d others", more)
+		}
+		s.add(Problem{Code: ProblemDrift, Message: message, Remedy: "`untracked apply CONFLIST` writes the table anew", Broken: true})
 	}
 	problems, natErr := n.translated(context.Background(), all, failsafes)
 	for _, p := range problems {

@@ -159,6 +159,7 @@ func TestPodsTableHealed(t *testing.T) {
 	// What only concerns elements is noticed where they are asked for.
 	nftCommand(t, n.Node, "flush set inet untracked-pods sourced4")
 	cniFailure(t, n.call("CHECK", c), 101)
+	n.problem("drift", "10.88.0.5 tcp/6379 of a pod is not in table inet untracked-pods")
 	n.wantCall("ADD", c)
 	n.wantElements(4)
 	nftCommand(t, n.Node, "flush set inet untracked-pods quoted-sourced4")
