@@ -4,7 +4,9 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/untracked-cni/untracked/pkg/netset"
 	"github.com/untracked-cni/untracked/pkg/nft"
@@ -23,7 +25,12 @@ type podPort struct {
 	port     uint16
 }
 
-// podPorts reads the records, if the table that goes with them is in force.
+// String is as [nft.MissingPods] has it.
+func (p podPort) String() string {
+	return fmt.Sprintf("%s %s/%d", p.addr, policy.ProtocolName(p.protocol), p.port)
+}
+
+// podPorts reads the records, if the table that goes with them is in force, without the ports that are not in it.
 func (n *Node) podPorts() (*podPorts, error) {
 	out := &podPorts{map[podPort]string{}, map[netip.Addr]*netset.Set{}}
 	digest, err := nft.PodsInForce()
@@ -37,12 +44,19 @@ func (n *Node) podPorts() (*podPorts, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range tabled(all, n.failsafes()) {
+	listed := tabled(all, n.failsafes())
+	lost, err := nft.MissingPods(listed...)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range listed {
 		for _, a := range p.Addresses {
 			out.sources[a] = p.Sources
 			for _, r := range p.Ports {
 				for port := int(r.Range.First); port <= int(r.Range.Last); port++ {
-					out.names[podPort{a, r.Protocol, uint16(port)}] = p.Name
+					if key := (podPort{a, r.Protocol, uint16(port)}); !slices.Contains(lost, key.String()) {
+						out.names[key] = p.Name
+					}
 				}
 			}
 		}

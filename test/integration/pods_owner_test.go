@@ -160,8 +160,18 @@ func TestPodsTableHealed(t *testing.T) {
 	nftCommand(t, n.Node, "flush set inet untracked-pods sourced4")
 	cniFailure(t, n.call("CHECK", c), 101)
 	n.problem("drift", "10.88.0.5 tcp/6379 of a pod is not in table inet untracked-pods")
+	explained := func() bool {
+		out := must(n.lab.Untracked("explain", "--interface", n.u.Name, "tcp", "192.0.2.1:40000", "10.88.0.5:6379"))(t)
+		return strings.Contains(string(out.Stdout), "ns/aaa")
+	}
+	if explained() {
+		t.Error("explain says that a port is a pod's, and the kernel does not know")
+	}
 	n.wantCall("ADD", c)
 	n.wantElements(4)
+	if !explained() {
+		t.Error("explain does not know the port of a pod")
+	}
 	nftCommand(t, n.Node, "flush set inet untracked-pods quoted-sourced4")
 	n.wantCall("DEL", podsCall{Container: "aaa", Bare: true})
 	n.wantElements(0)
