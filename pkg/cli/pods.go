@@ -3,11 +3,13 @@
 package cli
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/untracked-cni/untracked/pkg/config"
 	"github.com/untracked-cni/untracked/pkg/pods"
 )
 
@@ -32,6 +34,11 @@ asked.`,
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), append([]pods.Record{}, all...))
+			}
+			if len(all) == 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "untracked: no pod has ports untracked; those that start are asked where the conf list's entry has %spods and the capability %s\n",
+					config.Prefix, config.PodCapability)
+				return nil
 			}
 			t := newTable(cmd.OutOrStdout(), "POD", "CONTAINER", "ADDRESSES", "PORTS", "SOURCES", "SINCE")
 			for _, r := range all {

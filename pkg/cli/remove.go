@@ -17,6 +17,8 @@ func newRemove(version string) *cobra.Command {
 then on as if untracked had never been there. Take the entry out of the conf list first: the next pod that starts
 would put everything back.
 
+Pods that run lose the ports that they had untracked, until they start anew.
+
 Removing where there is nothing is no error.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
