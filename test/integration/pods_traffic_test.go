@@ -111,6 +111,46 @@ func TestPodsSources(t *testing.T) {
 	n.wantElements(0)
 }
 
+// Between two pods of a bridge, whether the bridge hands its frames to netfilter, as Kubernetes wants it, or not: neither
+// half of a flow is tracked, also of datagrams in fragments, of which only the first has ports.
+func TestPodsBridged(t *testing.T) {
+	n := newPods(t)
+	p := n.start("pod", map[string]string{"ports": "tcp/6379,udp/53"})
+	other := n.start("other", nil)
+	must(lab.ServeTCP(p.NS, 6379))(t)
+	for _, port := range []uint16{53, 54} {
+		must(lab.ServeUDP(p.NS, port))(t)
+	}
+	for _, filter := range []string{"0", "1"} {
+		for _, key := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
+			if err := lab.SetSysctl(n.Node, key, filter); err != nil && filter == "1" {
+				t.Skip("needs br_netfilter")
+			}
+		}
+		for _, f := range n.ends(p) {
+			for _, size := range []int{18, 4000} {
+				udp := func(port uint16) lab.Load {
+					return lab.Load{Target: netip.AddrPortFrom(f.node, port), Count: 20, Payload: size}
+				}
+				check(t, lab.FlushFlows(n.Node))
+				n.wantTCP(other.NS, lab.Load{Target: netip.AddrPortFrom(f.node, 6379), Count: 20})
+				n.wantUDP(other.NS, udp(53))
+				n.wantFlows(0, lab.Port(6379))
+				n.wantFlows(0, lab.Port(53))
+				n.wantUDP(other.NS, udp(54))
+				if filter == "1" {
+					n.wantFlows(20, lab.Port(54))
+				}
+				outside := udp(53)
+				outside.Sources = f.clients
+				n.wantUDP(n.Client, outside)
+				n.wantFlows(0, lab.Port(53))
+			}
+		}
+	}
+	n.wantNoInvalid()
+}
+
 // A router's "too big" about an untracked flow of a pod reaches the pod.
 func TestPodsPathMTU(t *testing.T) {
 	for _, sources := range []string{"", "198.19.0.0/16,2001:db8:f::/48"} {
