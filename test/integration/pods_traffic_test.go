@@ -183,6 +183,23 @@ func TestPodsPathMTU(t *testing.T) {
 	}
 }
 
+// That nobody serves a port of a pod reaches who calls it, through a firewall that drops INVALID: an error that the pod sends.
+func TestPodsRefuses(t *testing.T) {
+	n := newPods(t)
+	p := n.start("pod", map[string]string{"ports": "udp/53"})
+	sourced := n.start("sourced", map[string]string{"ports": "udp/53", "sources": "198.18.0.0/15,2001:db8::/32"})
+	for _, p := range []pod{p, sourced} {
+		for _, f := range n.ends(p) {
+			r := must(lab.LoadUDP(n.Client, lab.Load{Target: netip.AddrPortFrom(f.node, 53), Sources: f.clients[:1], Count: 3}))(t)
+			if r.Failed != 3 {
+				t.Errorf("%s: %v, want all refused", f.node, r)
+			}
+		}
+	}
+	n.wantFlows(0, lab.Port(53))
+	n.wantNoInvalid()
+}
+
 // What the policy denies never gets to the table of pods, on the way in and on the way out.
 func TestPodsDenied(t *testing.T) {
 	n := newPods(t, "deny", "198.18.0.3,2001:db8::3")
