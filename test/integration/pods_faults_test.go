@@ -3,10 +3,13 @@
 package integration
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/pkg/node"
 )
 
 // A network that ignores pods keeps the table that those of another one need.
@@ -27,14 +30,19 @@ func TestPodsOfAnotherNetwork(t *testing.T) {
 		nftCommand(t, n.Node, harm)
 		n.wantCall("ADD", ignored)
 		n.wantElements(2)
-		if s, _ := n.status(); len(s.Problems) > 0 {
-			for _, p := range s.Problems {
-				if p.Code == "drift" {
-					t.Errorf("after %s: %s", harm, p.Message)
-				}
+		s, _ := n.status()
+		for _, p := range s.Problems {
+			if p.Code == node.ProblemDrift {
+				t.Errorf("after %s: %s", harm, p.Message)
 			}
 		}
 	}
+
+	// Whoever has the address next is not untracked for what another asked for.
+	ignored.Addresses = c.Addresses
+	n.wantCall("ADD", ignored)
+	n.wantPods("aaa []")
+	n.wantElements(0)
 }
 
 // What an apply that failed did to the table of pods is undone by the next.
@@ -44,10 +52,7 @@ func TestPodsFailsafeAfterFailure(t *testing.T) {
 	other := podsCall{Container: "bbb", Netns: ns.Path, Addresses: []string{"10.88.0.6/16"}}
 	n.wantCall("ADD", other)
 	was := n.annotations
-	n.annotations = map[string]string{}
-	for k, v := range was {
-		n.annotations[k] = v
-	}
+	n.annotations = maps.Clone(was)
 	n.annotations["required"], n.annotations["failsafe-inbound"], n.annotations["bpffs"] = "false", "tcp:7005", "/proc/nothing"
 	n.ask(nil)
 	n.wantCall("ADD", podsCall{Container: "aaa", Netns: ns.Path, Addresses: []string{"10.88.0.5/16"}, Asks: map[string]string{"ports": "tcp/7000-7002"}})

@@ -20,7 +20,7 @@ import (
 	"github.com/untracked-cni/untracked/pkg/pods"
 )
 
-// pod is the one that a call is about, and what it asks for. It is nil where pods are not heard.
+// pod is the one that a call is about, and what it asks for. It is nil where no network's pods are heard.
 type pod struct {
 	pods.Record
 	asks config.PodRequest
@@ -36,10 +36,16 @@ func podOf(n *node.Node, c *config.Config, args *skel.CmdArgs) (*pod, error) {
 		if len(c.PodAnnotations) > 0 {
 			n.Log.Info("the annotations of a pod are ignored; to heed them, set "+config.Prefix+"pods to allow in the conf list's entry", "pod", p.Name())
 		}
-		return nil, nil
+		if !pods.At(c.RunDir).Exist() {
+			return nil, nil
+		}
+		// Another network hears its pods, and one of those that are gone may have had the address.
 	}
 	var err error
-	if p.asks, err = c.PodRequest(p.Name()); err != nil {
+	if c.Pods != config.PodsIgnore {
+		p.asks, err = c.PodRequest(p.Name())
+	}
+	if err != nil {
 		if c.Pods == config.PodsAllow {
 			return nil, err
 		}
