@@ -104,6 +104,8 @@ func TestPodsComeAndGo(t *testing.T) {
 	wantPodElements(t, a)
 	must(t, EditPods(nil, []Pod{b}))
 	wantPodElements(t, a, b)
+	must(t, EditPods([]Pod{a, b}, []Pod{a, b})) // the same again, as when a runtime repeats an ADD
+	wantPodElements(t, a, b)
 	missing, err := MissingPods(a, b, aPod("c/eth0", "10.1.1.2"))
 	if must(t, err); !slices.Equal(missing, []string{"10.1.1.2 tcp/6379", "10.1.1.2 tcp/6380", "10.1.1.2 udp/53"}) {
 		t.Errorf("missing %q, want what c has not of what a has", missing)
