@@ -137,18 +137,14 @@ func (l *List) With(entry json.RawMessage) ([]byte, error) {
 // Without returns the text without any entry of ours. It undoes what With added.
 func (l *List) Without() []byte {
 	out := bytes.Clone(l.doc.data)
-	for i := len(l.at) - 1; i >= 0; i-- {
-		if l.Plugins[i] != PluginType {
-			continue
+	first := slices.IndexFunc(l.Plugins, func(kind string) bool { return kind != PluginType })
+	for i := len(l.at) - 1; i > first; i-- {
+		if l.Plugins[i] == PluginType { // the comma before it goes, too
+			out = slices.Delete(out, l.doc.skipValue(l.at[i-1]), l.doc.skipValue(l.at[i]))
 		}
-		from, to := l.at[i], l.doc.skipValue(l.at[i])
-		switch {
-		case i > 0: // the comma before it goes, too
-			from = l.doc.skipValue(l.at[i-1])
-		case len(l.at) > 1:
-			to = l.at[1]
-		}
-		out = slices.Delete(out, from, to)
+	}
+	if first > 0 { // those in front, with the comma behind each
+		out = slices.Delete(out, l.at[0], l.at[first])
 	}
 	return out
 }

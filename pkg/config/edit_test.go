@@ -102,6 +102,10 @@ func TestEdit(t *testing.T) {
 			`{"name":"n","plugins":[{"type":"bridge"},{"type":"portmap"}, ` + ourEntry + `]}`,
 		},
 		{
+			"several in front", "{\"name\":\"n\",\"plugins\":[{\"type\":\"untracked\"},\n  {\"type\":\"untracked\"}, {\"type\":\"bridge\"}]}",
+			`{"name":"n","plugins":[{"type":"bridge"}, ` + ourEntry + `]}`,
+		},
+		{
 			"keys that need decoding", `{"name":"n","pl\u0075gins":[{"typ\u0065":"bridge","s":"]},\"{["}]}`,
 			`{"name":"n","pl\u0075gins":[{"typ\u0065":"bridge","s":"]},\"{["}, ` + ourEntry + `]}`,
 		},
@@ -193,6 +197,7 @@ func FuzzEdit(f *testing.F) {
 		`{"name":"n","plugins":[{"type":"bridge","a":[1,{"b":"]"}]}],"z":1e400}`,
 		"{\r\n\t\"name\":\"n\",\r\n\t\"plugins\":\r\n\t[\r\n\t\t{\"type\":\"a\"}\r\n,\t\t{\"type\":\"untracked\"}]}",
 		`{"plugins":[{"type":"untracked"},{"type":"a"},{"type":"untracked"},{"type":"b"}],"name":"\ud800"}`,
+		`{"name":"n","plugins":[{"type":"untracked"},  {"type":"untracked"},{"type":"untracked"}, {"type":"a"}]}`,
 	} {
 		f.Add([]byte(in))
 	}
