@@ -69,6 +69,8 @@ func (i *Installer) choose() (*target, error) {
 			return nil, unready{fmt.Errorf("%w in %s; want that of the main CNI plugin: install it first, wait for it with --watch, or name the runtime's directory with --conf-dir", errNoConf, i.ConfDir)}
 		}
 		path = rewritten(all[0])
+	} else if path != asList(path) && !exists(path) && exists(path+keptSuffix) {
+		path = asList(path) // which was made of it
 	}
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {

@@ -126,6 +126,9 @@ func TestInstallSinglePlugin(t *testing.T) {
 			n.run(0, "install")
 		}
 		n.run(0, "install", "--check")
+		// By its name, too, which it has no more.
+		n.run(0, "install", filepath.Base(single))
+		n.run(0, "install", "--check", single)
 		if _, err := os.Stat(single); err == nil {
 			t.Errorf("%s is still there, and a runtime takes it", single)
 		}
