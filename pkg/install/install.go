@@ -84,6 +84,7 @@ const (
 // force.
 func (i *Installer) Install(ctx context.Context) (*node.Result, error) {
 	deadline := time.Now().Add(patience)
+	said := ""
 	for wait := retryFirst; ; wait *= 2 {
 		result, err := i.lockedRound(ctx)
 		if !isUnready(err) && i.replaced != nil {
@@ -97,7 +98,10 @@ func (i *Installer) Install(ctx context.Context) (*node.Result, error) {
 			i.forgetReplaced()
 			return result, err
 		}
-		i.Log.Info("waiting for the conf list", "reason", err)
+		if text := err.Error(); text != said {
+			said = text
+			i.Log.Info("waiting for the conf list", "reason", text)
+		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -210,8 +214,11 @@ func (i *Installer) nodeOf(c *config.Config) *node.Node {
 // line.
 func (i *Installer) report(result *node.Result) {
 	r := result.Record
-	state := fmt.Sprint(r.Generation, r.Policy, result.Problems)
-	if !result.Changed || result.Broken() && state == i.reported {
+	level, text, state := slog.LevelInfo, "policy put in force", ""
+	if result.Broken() {
+		level, text, state = slog.LevelError, "policy could not be put in force everywhere", fmt.Sprint(r.Policy, result.Problems)
+	}
+	if !result.Changed || state != "" && state == i.reported {
 		return
 	}
 	i.reported = state
@@ -221,7 +228,7 @@ func (i *Installer) report(result *node.Result) {
 			names = append(names, f.Name)
 		}
 	}
-	i.Log.Info("policy put in force", "policy", r.Policy, "generation", r.Generation, "rules", r.Rules,
+	i.Log.Log(context.Background(), level, text, "policy", r.Policy, "generation", r.Generation, "rules", r.Rules,
 		"interfaces", strings.Join(names, ","), "reason", strings.Join(result.Reasons, "; "))
 	for _, p := range result.Problems {
 		level := slog.LevelWarn

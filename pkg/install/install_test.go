@@ -3,7 +3,9 @@
 package install
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/untracked-cni/untracked/pkg/config"
+	"github.com/untracked-cni/untracked/pkg/node"
 )
 
 func TestParseAnnotations(t *testing.T) {
@@ -215,6 +218,36 @@ func TestExchange(t *testing.T) {
 		if all, err := os.ReadDir(dir); err != nil || len(all) != 2 {
 			t.Errorf("%s: %v, %v", name, all, err)
 		}
+	}
+}
+
+// A policy that is not in force is not said to be, and the same failure is said once.
+func TestReport(t *testing.T) {
+	var out bytes.Buffer
+	i := Installer{Log: slog.New(slog.NewTextHandler(&out, nil))}
+	said := func(broken bool, generation uint64) string {
+		out.Reset()
+		result := &node.Result{Changed: true, Record: &node.Record{Policy: "p", Generation: generation}}
+		if broken {
+			result.Problems = []node.Problem{{Code: node.ProblemBPFFS, Message: "no bpffs", Remedy: "mount it", Broken: true}}
+		}
+		i.report(result)
+		return out.String()
+	}
+	if text := said(true, 1); !strings.Contains(text, `level=ERROR msg="policy could not be put in force`) ||
+		!strings.Contains(text, `level=ERROR msg="no bpffs"`) || strings.Contains(text, "INFO") {
+		t.Errorf("broken: %s", text)
+	}
+	if text := said(true, 2); text != "" {
+		t.Errorf("broken as before: %s", text)
+	}
+	for generation := range uint64(2) {
+		if text := said(false, 3+generation); !strings.Contains(text, `level=INFO msg="policy put in force"`) {
+			t.Errorf("in force: %s", text)
+		}
+	}
+	if text := said(true, 5); text == "" {
+		t.Error("broken again, and nothing is said")
 	}
 }
 

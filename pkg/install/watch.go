@@ -98,6 +98,9 @@ type watcher struct {
 func (w *watcher) look(ctx context.Context) time.Duration {
 	w.watch()
 	unlock, err := w.lock(ctx)
+	if ctx.Err() != nil && err != nil { // which is why there is no lock
+		return 0
+	}
 	if err != nil {
 		w.say(err)
 		return pollEvery

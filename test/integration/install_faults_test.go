@@ -137,6 +137,9 @@ func TestInstallMessages(t *testing.T) {
 					t.Errorf("the message lacks %q: %s", want, out.Stderr)
 				}
 			}
+			if said := strings.Count(string(out.Stderr), "waiting for the conf list"); said > 1 {
+				t.Errorf("%d times: %s", said, out.Stderr)
+			}
 			if diff := cmp.Diff(before, n.confFiles()); diff != "" {
 				t.Errorf("conf lists changed:\n%s", diff)
 			}
