@@ -29,6 +29,9 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 		}
 		w, err := begin(path)
 		if err != nil {
+			if errors.Is(err, os.ErrNotExist) && IsRemoved(dir) {
+				return nil, fmt.Errorf("open lock: %w", RemovedError(dir))
+			}
 			if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil {
 				continue // the directory was taken away in between
 			}
@@ -46,6 +49,19 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 	}
+}
+
+// IsRemoved reports whether a directory is a mount of one that was removed where it is from: it is there, and nothing can
+// be created in it any more, whatever is in its old place now. Requires at least Linux 5.8, and is false before.
+func IsRemoved(dir string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_NLINK, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Nlink == 0
+}
+
+// RemovedError says what to do about a directory that IsRemoved.
+func RemovedError(dir string) error {
+	return fmt.Errorf("%s was removed on the host while it is mounted here; a container has to be restarted to have it mounted again", dir)
 }
 
 // isOther reports whether something that is no directory is at a path.

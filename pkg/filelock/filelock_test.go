@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Holders are alone, also where some remove the file, and its directory, in the end.
@@ -107,5 +109,33 @@ func TestLockWithoutDirectory(t *testing.T) {
 	}
 	if _, err := Lock(t.Context(), filepath.Join(path, "lock")); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a file: %v", err)
+	}
+}
+
+// A directory that was removed where it is mounted from cannot have a lock again, and waiting does not help.
+func TestLockInRemovedDirectory(t *testing.T) {
+	source, dir := filepath.Join(t.TempDir(), "source"), t.TempDir()
+	if err := os.Mkdir(source, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(source, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("bind mount: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	unlock, err := Lock(t.Context(), filepath.Join(dir, "lock"))
+	if err != nil || IsRemoved(dir) {
+		t.Fatalf("before: %v", err)
+	}
+	unlock()
+	if err := errors.Join(os.RemoveAll(source), os.Mkdir(source, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := Lock(ctx, filepath.Join(dir, "lock")); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "was removed on the host") {
+		t.Errorf("%v", err)
+	}
+	if !IsRemoved(dir) {
+		t.Error("it was removed")
 	}
 }
