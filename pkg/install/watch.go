@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/untracked-cni/untracked/pkg/filelock"
 )
 
 const (
@@ -25,7 +27,8 @@ const (
 )
 
 // Watch installs, and does so again whenever something changes, until the context ends. With uninstall, it then takes
-// everything off the node, unless another installer stays. It returns early only where it cannot even begin.
+// everything off the node, unless another installer stays. It returns early only where it cannot even begin, or not go on: in
+// a container whose directory is gone from the host.
 func (i *Installer) Watch(ctx context.Context, uninstall bool, wait time.Duration) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -38,6 +41,9 @@ func (i *Installer) Watch(ctx context.Context, uninstall bool, wait time.Duratio
 	}
 	w := &watcher{Installer: i, events: events, own: own, unwatched: map[string]bool{}}
 	for ctx.Err() == nil {
+		if err := i.removed(); err != nil {
+			return err
+		}
 		again := w.look(ctx)
 		w.await(ctx, again)
 	}
@@ -46,6 +52,17 @@ func (i *Installer) Watch(ctx context.Context, uninstall bool, wait time.Duratio
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockTimeout)
 	defer cancel()
 	return i.depart(ctx, own, uninstall, wait)
+}
+
+// removed says which directory was removed on the host while it is mounted here. What is written there, or comes there, is
+// seen by one side only from then on.
+func (i *Installer) removed() error {
+	for _, dir := range []string{i.BinDir, i.confDir(), i.ConfigDir, i.StateDir, i.RunDir} {
+		if filelock.IsRemoved(dir) {
+			return filelock.RemovedError(dir)
+		}
+	}
+	return nil
 }
 
 func (i *Installer) arrive(ctx context.Context) (*turn, error) {

@@ -259,3 +259,43 @@ func TestUninstallBrokenList(t *testing.T) {
 	check(t, n.chain.WriteFile([]byte(text)))
 	n.run(0, "uninstall")
 }
+
+// In a container, a directory of the host stays mounted when the host removes it, and what is in its place since is not
+// seen. The installer ends, and has it mounted anew when it is started again.
+func TestInstallRemovedDirectory(t *testing.T) {
+	for name, dir := range map[string]func(n *installNode) string{
+		"run":   func(n *installNode) string { return n.lab.RunDir },
+		"state": func(n *installNode) string { return n.state },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newInstallNode(t)
+			host, dir := filepath.Join(n.lab.Dir, "host"), dir(n)
+			mount := func() {
+				check(t, os.MkdirAll(host, 0o755))
+				check(t, os.MkdirAll(dir, 0o755))
+				check(t, unix.Mount(host, dir, "", unix.MS_BIND, ""))
+			}
+			mount()
+			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+			w := n.watch("--uninstall-on-exit")
+			n.inPlace()
+			check(t, os.RemoveAll(host))
+			select {
+			case err := <-w.done:
+				if err == nil || !strings.Contains(w.log.String(), dir+" was removed on the host") {
+					t.Errorf("%v\n%s", err, w.log)
+				}
+			case <-time.After(time.Minute):
+				t.Fatal("it goes on")
+			}
+			if n.entry() == nil {
+				t.Error("the entry was taken away")
+			}
+			check(t, unix.Unmount(dir, unix.MNT_DETACH))
+			mount()
+			n.watch()
+			n.inPlace()
+			n.run(0, "install", "--check")
+		})
+	}
+}
