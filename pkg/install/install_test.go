@@ -251,6 +251,32 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// A list that somebody put aside keeps our entry, and is named.
+func TestTakeEntriesAside(t *testing.T) {
+	dir := t.TempDir()
+	list := `{"name": "n", "plugins": [{"type": "bridge"}, {"type": "untracked"}]}`
+	aside := filepath.Join(dir, "10-net.conflist.cilium_bak")
+	for path, text := range map[string]string{
+		filepath.Join(dir, "05-net.conflist"): list, aside: list,
+		filepath.Join(dir, "10-net.conflist.half"): list[:20], filepath.Join(dir, "README"): "untracked",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	i := Installer{ConfDir: dir, Log: slog.New(slog.NewTextHandler(&out, nil))}
+	if entries, err := i.takeEntries(); err != nil || len(entries) != 1 {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	if text := out.String(); strings.Count(text, "level=WARN") != 1 || !strings.Contains(text, "file="+aside) {
+		t.Errorf("log:\n%s", text)
+	}
+	if data, err := os.ReadFile(aside); err != nil || string(data) != list {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
 // Who wrote another list since ours was read keeps it.
 func TestReplaceListOfAnother(t *testing.T) {
 	for name, write := range map[string]func(path string) error{

@@ -116,7 +116,28 @@ func (i *Installer) takeEntries() (entries [][]byte, err error) {
 		}
 		errs = append(errs, err)
 	}
+	i.lookForAside(dir)
 	return entries, errors.Join(errs...)
+}
+
+// lookForAside warns of lists with our entry that somebody put aside, as Cilium does with those of others. They are not
+// ours to change, and must not come back as they are: without the binary, no pod starts.
+func (i *Installer) lookForAside(dir string) {
+	all, _ := os.ReadDir(dir)
+	for _, e := range all {
+		path := filepath.Join(dir, e.Name())
+		if !e.Type().IsRegular() || slices.Contains(confExtensions, filepath.Ext(path)) {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		if list, err := config.ReadList(data, path); err == nil && len(list.Entries()) > 0 {
+			i.Log.Warn("a conf list that was put aside has the entry; should it come back, no pod starts without the binary",
+				"file", path, "remedy", "take the entry of type untracked out of it, or remove the file")
+		}
+	}
 }
 
 // takeFrom takes our entries off one list, which it reads again for a while if somebody is writing it.
