@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/untracked-cni/untracked/pkg/install"
 )
 
 func newRemove(version string) *cobra.Command {
@@ -15,7 +17,7 @@ func newRemove(version string) *cobra.Command {
 		Short: "Take everything off this node again",
 		Long: `Detaches all programs, removes all pins, deletes the tables inet untracked and inet untracked-pods, and the records. Traffic is tracked from
 then on as if untracked had never been there. Take the entry out of the conf list first: the next pod that starts
-would put everything back.
+would put everything back, and so would an installer that stays (install --watch), which a warning names.
 
 Pods that run lose the ports that they had untracked, until they start anew.
 
@@ -30,6 +32,9 @@ Removing where there is nothing is no error.`,
 				fmt.Fprintln(cmd.OutOrStdout(), "removed: no program, link, pin, table or record of untracked is left")
 			} else {
 				fmt.Fprintln(cmd.OutOrStdout(), "nothing to remove")
+			}
+			if err := install.Watched(cmd.Context(), where.runDir); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", err)
 			}
 			return nil
 		},

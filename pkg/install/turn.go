@@ -120,6 +120,23 @@ func (i *Installer) newest(t *turn) (bool, error) {
 	return true, nil
 }
 
+// Watched returns ErrWatched if an installer stays on the node that has this run directory.
+func Watched(ctx context.Context, runDir string) error {
+	i := &Installer{RunDir: runDir}
+	if len(i.turns()) == 0 {
+		return nil
+	}
+	unlock, err := i.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if len(i.others(nil)) > 0 {
+		return ErrWatched
+	}
+	return nil
+}
+
 // leave ends a turn. The caller holds the lock.
 func (t *turn) leave() {
 	_ = os.Remove(t.path)

@@ -335,4 +335,16 @@ func TestInstallWatchHeals(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(n.etc, "touched"), nil, 0o600))
 	w.says("table inet untracked is missing")
 	n.inPlace()
+
+	// Who removes everything meanwhile is told that it comes back.
+	out := must(n.lab.Untracked("remove"))(t)
+	if out.ExitCode != 0 || !strings.Contains(string(out.Stderr), "warning: an installer stays") {
+		t.Errorf("remove: exit code %d: %s", out.ExitCode, out.Stderr)
+	}
+	check(t, os.WriteFile(filepath.Join(n.etc, "touched"), []byte("again"), 0o600))
+	n.inPlace()
+	w.end(unix.SIGTERM)
+	if out := must(n.lab.Untracked("remove"))(t); out.ExitCode != 0 || len(out.Stderr) > 0 {
+		t.Errorf("remove, and nobody stays: exit code %d: %s", out.ExitCode, out.Stderr)
+	}
 }
