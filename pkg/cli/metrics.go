@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/untracked-cni/untracked/pkg/filelock"
 	"github.com/untracked-cni/untracked/pkg/metrics"
 	"github.com/untracked-cni/untracked/pkg/node"
 )
@@ -53,7 +54,7 @@ Exit code 1 says that something could not be read.`,
 				return metrics.Families(m, options), errorOf(m)
 			}
 			if listen != "" {
-				return serveMetrics(cmd.Context(), listen, cmd.ErrOrStderr(), read)
+				return serveMetrics(cmd.Context(), listen, where.runDir, cmd.ErrOrStderr(), read)
 			}
 			families, unread := read()
 			err := error(nil)
@@ -87,8 +88,9 @@ func errorOf(m *node.Measurement) error {
 	return errors.Join(errs...)
 }
 
-// serveMetrics logs what goes wrong when it begins to and when it is over, not at each scrape.
-func serveMetrics(ctx context.Context, address string, stderr io.Writer, read func() ([]metrics.Family, error)) error {
+// serveMetrics logs what goes wrong when it begins to and when it is over, not at each scrape. In a container whose run
+// directory is gone from the host it ends, as it would tell of no policy for ever.
+func serveMetrics(ctx context.Context, address, runDir string, stderr io.Writer, read func() ([]metrics.Family, error)) error {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return usage(fmt.Errorf("--listen %s: want ADDRESS:PORT or :PORT: %w", address, err))
 	}
@@ -101,8 +103,13 @@ func serveMetrics(ctx context.Context, address string, stderr io.Writer, read fu
 		return failed(err)
 	}
 	log.Info("serving metrics", "url", fmt.Sprintf("http://%s/metrics", l.Addr()))
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	last := ""
 	server := &metrics.Server{Metrics: func() []metrics.Family {
+		if filelock.IsRemoved(runDir) {
+			end()
+		}
 		families, err := read()
 		switch {
 		case err == nil && last != "":
@@ -116,6 +123,9 @@ func serveMetrics(ctx context.Context, address string, stderr io.Writer, read fu
 	}}
 	if err := server.Serve(ctx, l); err != nil {
 		return failed(err)
+	}
+	if filelock.IsRemoved(runDir) {
+		return failed(filelock.RemovedError(runDir))
 	}
 	log.Info("told to end")
 	return nil

@@ -524,6 +524,27 @@ func TestMetricsServe(t *testing.T) {
 	next.end(t)
 }
 
+// In a container whose run directory is gone from the host, the server ends, and finds the new one when it is started again.
+func TestMetricsRemovedDirectory(t *testing.T) {
+	n := newTraffic(t, lab.Config{})
+	host := filepath.Join(n.lab.Dir, "host")
+	check(t, os.Mkdir(host, 0o755))
+	check(t, os.MkdirAll(n.lab.RunDir, 0o755))
+	check(t, unix.Mount(host, n.lab.RunDir, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(n.lab.RunDir, unix.MNT_DETACH) })
+	address := netip.AddrPortFrom(n.u.Node4, 10417)
+	server := n.serveMetrics(address.String())
+	server.says(t, "serving")
+	check(t, os.Remove(host))
+	conn := must(lab.Dial(n.Client, "tcp", n.u.Client4[0], address, trafficPatience))(t)
+	defer conn.Close()
+	must(io.WriteString(conn, "GET /metrics HTTP/1.0\r\n\r\n"))(t)
+	server.says(t, n.lab.RunDir+" was removed on the host")
+	if err := server.Wait(); err == nil {
+		t.Error("it ended with success, and is not started again")
+	}
+}
+
 func TestMetricsUsage(t *testing.T) {
 	n := newTraffic(t, lab.Config{})
 	for _, c := range []struct {
