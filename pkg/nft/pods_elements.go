@@ -214,7 +214,8 @@ func labelOf(m netlink.Message) (string, error) {
 	return all[0].label, nil
 }
 
-// podElements lists a set.
+// podElements lists a set. The kernel goes on to grow the hash table of a large one after it was written, and what moves
+// meanwhile may be left out: a dump goes on from how many it has told, not from which.
 func (s *socket) podElements(set podSet) ([]labelled, error) {
 	a := s.ofTable()
 	a.text(unix.NFTA_SET_ELEM_LIST_SET, set.String())
