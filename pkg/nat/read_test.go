@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -27,31 +26,13 @@ import (
 
 	"github.com/untracked-cni/untracked/pkg/nfnetlink"
 	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/test/lab"
 )
 
 // enterNetns puts the test's goroutine into a new network namespace, which vanishes with the test.
 func enterNetns(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for a network namespace of its own")
-	}
-	runtime.LockOSThread()
-	host, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		// A thread that cannot go back stays locked, and ends with the goroutine.
-		if err := netns.Set(host); err == nil {
-			runtime.UnlockOSThread()
-		}
-		ns.Close()
-		host.Close()
-	})
+	lab.Enter(t)
 	conn, err := nfnetlink.Dial()
 	if err == nil {
 		s := socket{conn, time.Now().Add(Timeout)}

@@ -21,11 +21,11 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/mdlayher/netlink/nltest"
 	nl "github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/untracked-cni/untracked/pkg/nft"
 	"github.com/untracked-cni/untracked/pkg/policy"
+	"github.com/untracked-cni/untracked/test/lab"
 )
 
 // patience is for what has to arrive: only a test that fails takes that long.
@@ -41,22 +41,7 @@ func must(t *testing.T, err error) {
 // enterNetns puts the test into a new network namespace, in which our table logs UDP to port 9 of this host.
 func enterNetns(t *testing.T) (prefix string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for a network namespace of its own")
-	}
-	runtime.LockOSThread()
-	host, err := netns.Get()
-	must(t, err)
-	ns, err := netns.New()
-	must(t, err)
-	t.Cleanup(func() {
-		// A thread that cannot go back stays locked, and ends with the goroutine.
-		if err := netns.Set(host); err == nil {
-			runtime.UnlockOSThread()
-		}
-		ns.Close()
-		host.Close()
-	})
+	lab.Enter(t)
 	lo, err := nl.LinkByName("lo")
 	must(t, err)
 	must(t, nl.LinkSetUp(lo))

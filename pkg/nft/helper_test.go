@@ -5,9 +5,7 @@ package nft
 import (
 	"bytes"
 	"errors"
-	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -15,32 +13,15 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/untracked-cni/untracked/test/lab"
 )
 
 // enterNetns puts the test's goroutine into a new network namespace, which vanishes with the test. Subtests
 // run on other threads and are not in it.
 func enterNetns(t testing.TB) netns.NsHandle {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for a network namespace of its own")
-	}
-	runtime.LockOSThread()
-	host, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		// A thread that cannot go back stays locked, and ends with the goroutine.
-		if err := netns.Set(host); err == nil {
-			runtime.UnlockOSThread()
-		}
-		ns.Close()
-		host.Close()
-	})
+	ns := lab.Enter(t)
 	if _, err := InForce(); errors.Is(err, ErrNotSupported) {
 		t.Skip(err)
 	}
