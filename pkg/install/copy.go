@@ -98,7 +98,7 @@ func (i *Installer) putCopy(w *wanted) error {
 		}
 		i.Log.Info("policy copied", "directory", i.copyDir(), "files", len(w.source.files), "reason", reason)
 	}
-	return i.removeCopies(name)
+	return errors.Join(i.remember(w), i.removeCopies(name))
 }
 
 // removeCopies removes all copies but one.
@@ -125,7 +125,7 @@ func (i *Installer) removeState() (found bool, err error) {
 	} else {
 		found = true
 	}
-	err = errors.Join(err, i.removeCopies(""))
+	err = errors.Join(err, i.forgetEntry(), i.removeCopies(""))
 	_ = os.Remove(i.StateDir)
 	return found, err
 }

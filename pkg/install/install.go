@@ -53,6 +53,8 @@ type Installer struct {
 
 	// self is the running binary; another one in tests.
 	self string
+	// stays says that it is to keep what is there, whatever becomes of the policy.
+	stays bool
 	// good is the last policy that was found valid, installed the binary that was compared last.
 	good      *wanted
 	installed files.Stamp
@@ -148,6 +150,11 @@ func (i *Installer) policy() (*wanted, error) {
 	if err == nil {
 		i.good = w
 		return w, nil
+	}
+	if i.good == nil && i.stays {
+		if i.good = i.remembered(); i.good != nil {
+			i.Log.Warn("the policy is bad: the last good one on this node is kept in its place", "directory", i.copyDir())
+		}
 	}
 	if i.good == nil {
 		return nil, err

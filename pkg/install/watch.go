@@ -39,6 +39,7 @@ func (i *Installer) Watch(ctx context.Context, uninstall bool, wait time.Duratio
 	if err != nil {
 		return err
 	}
+	i.stays = true
 	w := &watcher{Installer: i, events: events, own: own, unwatched: map[string]bool{}}
 	for ctx.Err() == nil {
 		if err := i.removed(); err != nil {

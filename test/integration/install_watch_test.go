@@ -270,6 +270,50 @@ func TestInstallConfigMap(t *testing.T) {
 	n.inPlace()
 }
 
+// An installer that starts beside a policy that somebody has just spoilt keeps the last good one on the node: after a
+// boot, say, when programs and records are gone and the main plugin has written its list anew.
+func TestInstallRemembers(t *testing.T) {
+	n := newInstallNode(t)
+	check(t, os.Remove(filepath.Join(n.etc, "annotations.yaml")))
+	redis := n.read(filepath.Join(confDir, "policies", "redis.yaml"))
+	const annotations = "untracked.cni/node: node-1\nuntracked.cni/deny: 192.0.2.0/24\n"
+	n.configMap(map[string]string{"annotations.yaml": annotations, "redis.yaml": redis})
+	before := n.listing()
+	w := n.watch()
+	n.inPlace()
+	w.end(os.Kill)
+
+	n.configMap(map[string]string{"annotations.yaml": annotations, "redis.yaml": strings.ReplaceAll(redis, "ports:", "prots:")})
+	must(n.lab.Untracked("remove"))(t)
+	check(t, os.Remove(filepath.Join(n.chain.Bin, "untracked")))
+	check(t, n.chain.WriteFile(n.version(1)))
+	if out := n.run(2, "install"); n.versionNow() != 0 {
+		t.Errorf("an installer that does not stay has changed the list by a bad policy: %s", out.Stderr)
+	}
+	w = n.watch("--uninstall-on-exit")
+	w.says("the last good one on this node is kept")
+	w.says(n.etc + "/redis.yaml:")
+	n.hasVersion(1)
+	inForce := func(text string) {
+		t.Helper()
+		cniEventually(t, text+" is in force", func() bool {
+			return strings.Contains(string(must(n.lab.Untracked("rules"))(t).Stdout), text)
+		})
+	}
+	inForce("tcp to port 6379")
+	inForce("from 192.0.2.0/24")
+	must(n.chain.Add(n.pod))(t)
+	must(n.chain.Del(n.pod))(t)
+
+	n.configMap(map[string]string{"annotations.yaml": annotations, "redis.yaml": strings.ReplaceAll(redis, "6379", "6380")})
+	inForce("tcp to port 6380")
+	n.inPlace()
+	w.end(unix.SIGTERM)
+	if diff := cmp.Diff(listOf(before, n.state), listOf(n.listing(), n.state)); diff != "" {
+		t.Errorf("the state directory is not as it was (-before +after):\n%s", diff)
+	}
+}
+
 // Of two installers the newer acts. The last to go takes all away.
 func TestInstallTwo(t *testing.T) {
 	n := newInstallNode(t)
