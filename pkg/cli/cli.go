@@ -98,9 +98,9 @@ func newRoot(version string) *cobra.Command {
   untracked pods                                               pods that have ports of their own untracked
   untracked explain tcp 192.0.2.7:40000 10.0.0.1:6379          what becomes of a packet, and why
   untracked monitor                                            packets that rules log, live
-  untracked metrics --listen :10417                            the same for Prometheus
+  untracked metrics --listen :10417                            what there is to count, for Prometheus
   untracked remove                                             off again, nothing left behind
-  untracked install --watch                                    binary, entry and policy, and keep them there
+  untracked install --watch                                    put binary, entry and policy there, and keep them there
   untracked uninstall                                          the way back from install`,
 	}
 	root.SetVersionTemplate("untracked {{.Version}}\n")
