@@ -80,7 +80,7 @@ func TestMonitor(t *testing.T) {
 				must(lab.ServeTCP(n.Node, port))(t)
 			}
 			n.applyPolicy(monitorPolicy, map[string]string{"mode": mode})
-			next := n.watch("--count", "9")
+			next := n.watch("--count", "40") // more than there will be, with all that are sent at the beginning
 			// It says nothing when it begins to listen, so one packet is sent until it has been seen.
 			stop, stopped := make(chan struct{}), make(chan struct{})
 			go func() {
