@@ -288,22 +288,8 @@ func (n *clusterNode) wantPodUntracked(ips []netip.Addr, port uint16, untracked 
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			n.Fatal(err)
 		}
-		n.Await("the pod serves", func() error {
-			conn, err := lab.Dial(n.Lab.Client, "tcp", netip.Addr{}, netip.AddrPortFrom(ip, port), time.Second)
-			if err == nil {
-				err = conn.Close()
-			}
-			return err
-		})
 	}
-	check(n, lab.FlushFlows(n.Lab.Node))
-	for _, ip := range ips {
-		load := lab.Load{Target: netip.AddrPortFrom(ip, port), Count: 10, Timeout: 20 * time.Second}
-		if r := must(lab.LoadTCP(n.Lab.Client, load))(n); r.OK != load.Count {
-			n.Errorf("connections to %s: %v (%v)", load.Target, r, r.FirstFailure)
-		}
-	}
-	switch entries := must(lab.CountFlows(n.Lab.Node, lab.Port(port)))(n); {
+	switch entries := n.connect(n.Lab.Client, lab.LoadTCP, port, ips...); {
 	case untracked && entries > 0:
 		n.Errorf("connections to port %d of a pod, which it wants untracked, have left %d entries", port, entries)
 	case !untracked && entries == 0:

@@ -185,6 +185,9 @@ func (n *e2eNode) connections(port uint16) int {
 // connect makes 10 flows to a port of each address, which must all succeed, and returns how many of them are tracked.
 func (n *e2eNode) connect(from *lab.NS, load func(*lab.NS, lab.Load) (lab.Report, error), port uint16, addresses ...netip.Addr) int {
 	n.Helper()
+	for _, address := range addresses {
+		n.awaitServing(from, netip.AddrPortFrom(address, port))
+	}
 	check(n, lab.FlushFlows(n.Lab.Node))
 	for _, address := range addresses {
 		l := lab.Load{Target: netip.AddrPortFrom(address, port), Count: 10, Timeout: 20 * time.Second}
@@ -193,6 +196,18 @@ func (n *e2eNode) connect(from *lab.NS, load func(*lab.NS, lab.Load) (lab.Report
 		}
 	}
 	return must(lab.CountFlows(n.Lab.Node, lab.Port(port)))(n)
+}
+
+// awaitServing waits until a server answers: a pod that runs may not have come to listen yet.
+func (n *e2eNode) awaitServing(from *lab.NS, server netip.AddrPort) {
+	n.Helper()
+	n.Await(server.String()+" is served", func() error {
+		conn, err := lab.Dial(from, "tcp", netip.Addr{}, server, time.Second)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	})
 }
 
 // wantInForce wants the policy to be so: by status, and by what connections leave behind.

@@ -31,11 +31,11 @@ func main() {
 }
 
 func serve(address string) error {
-	lis, err := net.Listen("tcp", address)
+	udp, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return err
 	}
-	udp, err := net.ListenPacket("udp", address)
+	lis, err := net.Listen("tcp", address) // who can connect knows that datagrams are taken, too
 	if err != nil {
 		return err
 	}
