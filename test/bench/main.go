@@ -99,7 +99,9 @@ func run(out, only string, e effort) error {
 		return fmt.Errorf("no section %q", only)
 	}
 	missed, all := missed(report.Rows)
-	fmt.Printf("%d of %d goals met\n", all-missed, all)
+	if all > 0 {
+		fmt.Printf("%d of %d goals met\n", all-missed, all)
+	}
 	if out != "" {
 		if err := report.write(out); err != nil {
 			return err
