@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -64,6 +65,13 @@ func addAddr(t *testing.T, l netlink.Link, cidr string) {
 	must(t, err)
 	a.Flags = unix.IFA_F_NODAD
 	must(t, netlink.AddrAdd(l, a))
+	// The kernel makes the route of an IPv6 address in its own time.
+	addr := netip.MustParsePrefix(cidr).Addr()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if local, err := IsLocal(addr); local || err != nil {
+			return
+		}
+	}
 }
 
 func network(cidr string) *net.IPNet {
